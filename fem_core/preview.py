@@ -1,0 +1,91 @@
+"""Every prompt of a run before anything is drawn: examples for people, and the check that all of them fit the model.
+
+Contract: the lengths are those of the very prompts that the run will use; nothing is ever cut silently.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from fem_core.config import RunConfig
+from fem_core.problems.answers import answer_text
+from fem_core.problems.problem import Problem
+from fem_core.prompts import ChatTokens, PromptKind, completion, longest_prompt, messages
+from fem_core.sample.schemes import plan_of
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem as the model sees it."""
+
+    problem_id: str
+    answer: str
+    plain: str
+    """The sampling prompt without a hint, through the chat template."""
+    hinted: str
+    """The sampling prompt with the hint."""
+    training: str
+    """The training text: the plain training prompt and a completion in the form that an accepted draw takes."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens that the engine must have room for."""
+
+    longest_prompt: int
+    longest_sequence: int
+
+
+def examples(config: RunConfig, problems: Sequence[Problem], tokens: ChatTokens, count: int = 3) -> list[Example]:
+    """The first problems, rendered through the model's chat template."""
+    shown = config.prompts
+    return [
+        Example(
+            problem_id=problem.problem_id,
+            answer=answer_text(problem),
+            plain=tokens.text(messages(shown, problem, "plain", shown.sample_exemplars)),
+            hinted=tokens.text(messages(shown, problem, "hinted", shown.sample_exemplars)),
+            training=tokens.text(
+                messages(shown, problem, "plain", shown.train_exemplars)
+                + completion(f"{problem.rationale or '<rationale>'}\nAnswer: {answer_text(problem)}"),
+                open_assistant=False,
+            ),
+        )
+        for problem in problems[:count]
+    ]
+
+
+def examples_json(found: Sequence[Example]) -> list[dict[str, str]]:
+    """The same as plain JSON values."""
+    return [asdict(example) for example in found]
+
+
+def check_lengths(
+    config: RunConfig, train: Sequence[Problem], test: Sequence[Problem], tokens: ChatTokens, context: int
+) -> Lengths:
+    """Measure every prompt of the run.
+
+    Args:
+        context: the model's context, tokens; ``sample.engine.max_model_len`` narrows it.
+
+    Raises:
+        FemError: prompts that do not fit, with counts.
+    """
+    shown = config.prompts
+    room = min(context, config.sample.engine.max_model_len or context)
+    draw_tokens = config.sample.max_tokens
+    score_tokens = config.evaluate.max_tokens or draw_tokens
+    uses: list[tuple[Sequence[Problem], PromptKind, int, int, str]] = [
+        (train, kind, shown.sample_exemplars, draw_tokens, f"{kind} sampling prompts")
+        for kind in plan_of(config.scheme).kinds
+    ]
+    uses.append((train, "plain", shown.train_exemplars, draw_tokens, "training prompts"))
+    uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
+    if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:
+        uses.append((test, "plain", shown.sample_exemplars, score_tokens, "evaluation prompts with exemplars"))
+    longest_prompt_, longest_sequence = 0, 0
+    for problems, kind, exemplars, needs, what in uses:
+        lengths = [len(tokens.ids(messages(shown, problem, kind, exemplars))) for problem in problems]
+        longest = longest_prompt(problems, lengths, room, what, needs)
+        longest_prompt_ = max(longest_prompt_, longest)
+        longest_sequence = max(longest_sequence, longest + needs)
+    return Lengths(longest_prompt_, longest_sequence)

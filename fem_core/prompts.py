@@ -1,0 +1,103 @@
+"""Plain and hinted prompts as chats, and their token ids through the model's own chat template.
+
+Contract: one function renders every prompt, for drawing, evaluation and training alike, and the training prompt is
+``messages(…, "plain", …)``: y* enters a prompt only through the hinted template. Questions are data: placeholders
+inside them are left as they are.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from fem_core.config import PromptsConfig
+from fem_core.errors import FemError
+from fem_core.problems.answers import answer_text
+from fem_core.problems.problem import Problem, full_question
+
+PromptKind = Literal["plain", "hinted"]
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+def messages(config: PromptsConfig, problem: Problem, kind: PromptKind, exemplars: int) -> list[Message]:
+    """The prompt of a problem, ending with the user's turn.
+
+    Args:
+        exemplars: how many of ``config.exemplars`` to show, each as a user turn of the same kind and its answer.
+    """
+    template = config.plain if kind == "plain" else config.hinted
+    chat: list[Message] = []
+    if config.system is not None:
+        chat.append({"role": "system", "content": config.system})
+    for exemplar in config.exemplars[:exemplars]:
+        chat.append({"role": "user", "content": _fill(template, exemplar.question, exemplar.answer)})
+        chat.append({"role": "assistant", "content": f"{exemplar.rationale}\nAnswer: {exemplar.answer}"})
+    chat.append({"role": "user", "content": _fill(template, full_question(problem), answer_text(problem))})
+    return chat
+
+
+def completion(text: str) -> list[Message]:
+    """A rationale with its answer line as the assistant's turn."""
+    return [{"role": "assistant", "content": text}]
+
+
+def _fill(template: str, question: str, answer: str) -> str:
+    """Both placeholders in one pass, so that a question that contains ``{answer}`` stays as it is."""
+    values = {"{question}": question, "{answer}": answer}
+    return re.sub(r"\{question\}|\{answer\}", lambda match: values[match.group()], template)
+
+
+class ChatTokens:
+    """A model folder's tokenizer and chat template. Loads transformers' tokenizer, not torch."""
+
+    def __init__(self, model_dir: Path, trust_remote_code: bool = False) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=trust_remote_code)
+        if not self._tokenizer.chat_template:
+            raise FemError(
+                f"The model in {str(model_dir)!r} has no chat template. Use an instruction-tuned model, or add a "
+                "chat_template.jinja to its folder."
+            )
+
+    def ids(self, chat: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt, the assistant's opening included."""
+        ids = self._tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return [int(i) for i in ids]
+
+    def text(self, chat: Sequence[Message], open_assistant: bool = True) -> str:
+        """The same as text, for people."""
+        return str(
+            self._tokenizer.apply_chat_template(list(chat), add_generation_prompt=open_assistant, tokenize=False)
+        )
+
+
+def longest_prompt(problems: Sequence[Problem], lengths: Sequence[int], room: int, what: str, needs: int) -> int:
+    """The longest of the prompts, tokens.
+
+    Args:
+        lengths: of each problem's prompt, tokens.
+        room: the model's context, tokens.
+        what: names the prompts in the message, such as ``hinted prompts``.
+        needs: tokens that must stay free for the completion.
+
+    Raises:
+        FemError: some prompts do not fit, with how many and by how much.
+    """
+    over = [(n, p) for n, p in zip(lengths, problems, strict=True) if n + needs > room]
+    if over:
+        length, worst = max(over, key=lambda pair: pair[0])
+        raise FemError(
+            f"{len(over)} of {len(problems)} {what} do not fit the model's context of {room} tokens with {needs} left for "
+            f"the completion; the longest is problem {worst.problem_id} with {length} tokens. Lower max_tokens or the "
+            "number of exemplars, drop those problems, or use a model with a longer context."
+        )
+    return max(lengths, default=0)
