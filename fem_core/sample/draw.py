@@ -1,0 +1,201 @@
+"""The draw loop of one job: feeds an engine attempt by attempt and hands over the parts as their problems settle.
+
+Contract: a problem's next draw is queued when its last one has failed, ahead of problems not yet begun, so that the
+batch stays full, parts finish in order, and nothing is drawn that is not needed. Knows neither vLLM nor the store:
+the engine, the renderer, the judge and the writer are handed in.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from fem_core.digest import derive_seed
+from fem_core.filter.verdict import ACCEPTED, Judgement
+from fem_core.problems.problem import Problem
+from fem_core.prompts import PromptKind
+from fem_core.sample.schemes import Plan, next_draws
+from fem_core.sample.vllm_engine import Finished, Sampling
+from fem_core.schemas import ATTEMPTS
+
+
+class Engine(Protocol):
+    """The part of an engine that the loop needs."""
+
+    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+        """Queue a draw."""
+
+    @property
+    def unfinished(self) -> int:
+        """Draws queued or running."""
+
+
+@dataclass
+class Counts:
+    """What a job has drawn so far, in this try."""
+
+    draws: int = 0
+    accepted: int = 0
+    settled: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass
+class _Open:
+    """A problem that has been begun: its rows by attempt index, and how many draws are in flight."""
+
+    rows: list[dict[str, Any] | None] = field(default_factory=list)
+    flying: int = 0
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """What every draw of a job shares."""
+
+    run_seed: int
+    iteration: int
+    exemplars: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class DrawLoop:
+    """One job's problems, walked by its plan."""
+
+    def __init__(
+        self,
+        job_id: str,
+        problems: Sequence[Problem],
+        plan: Plan,
+        settings: DrawSettings,
+        *,
+        part_size: int,
+        done_parts: Collection[int],
+        render: Callable[[Problem, PromptKind], list[int]],
+        judge: Callable[[str, str, Problem], Judgement],
+        write_part: Callable[[int, pa.Table], None],
+    ) -> None:
+        """
+        Args:
+            part_size: problems per part; part n holds problems n * part_size onwards.
+            done_parts: numbers of the parts that are committed; their problems are not drawn.
+            render: prompt ids of a problem for a prompt kind.
+            judge: verdict on (text, finish_reason, problem).
+            write_part: is called once per part, when its last problem has settled.
+        """
+        self.job_id = job_id
+        self.counts = Counts()
+        self._problems = problems
+        self._plan = plan
+        self._settings = settings
+        self._part_size = part_size
+        self._render = render
+        self._judge = judge
+        self._write_part = write_part
+        todo = [i for i in range(len(problems)) if i // part_size not in done_parts]
+        self.total = len(todo)
+        self._fresh = iter(todo)
+        self._again: list[tuple[int, int, PromptKind]] = []
+        self._open: dict[int, _Open] = {}
+        self._left = dict.fromkeys(sorted({i // part_size for i in todo}), 0)
+        for i in todo:
+            self._left[i // part_size] += 1
+        self._settled: dict[int, list[dict[str, Any]]] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether every problem has settled and every part is written."""
+        return self.counts.settled == self.total
+
+    def fill(self, engine: Engine, limit: int) -> None:
+        """Queue draws until the engine holds ``limit`` or none is ready."""
+        while engine.unfinished < limit:
+            if not self._again:
+                fresh = next(self._fresh, None)
+                if fresh is None:
+                    return
+                self._open[fresh] = _Open()
+                self._queue(fresh)
+            index, attempt, kind = heapq.heappop(self._again)
+            prompt = self._render(self._problems[index], kind)
+            engine.add(f"{self.job_id}/{index}/{attempt}/{kind}", prompt, self._sampling(index, attempt))
+
+    def receive(self, finished: Finished) -> None:
+        """Judge a finished draw; queue the problem's next one or settle it."""
+        _, index_text, attempt_text, kind = finished.request_id.rsplit("/", 3)
+        index, attempt = int(index_text), int(attempt_text)
+        problem = self._problems[index]
+        judgement = self._judge(finished.text, finished.finish_reason, problem)
+        state = self._open[index]
+        state.rows[attempt] = {
+            "problem_id": problem.problem_id,
+            "attempt": attempt,
+            "prompt_kind": kind,
+            "exemplars": self._settings.exemplars,
+            "text": finished.text,
+            "answer": judgement.answer,
+            "verdict": judgement.verdict,
+            "finish_reason": finished.finish_reason,
+            "prompt_tokens": finished.prompt_tokens,
+            "completion_tokens": finished.completion_tokens,
+            "logprob": finished.logprob,
+            "seed": self._sampling(index, attempt).seed or 0,
+        }
+        state.flying -= 1
+        self.counts.draws += 1
+        self.counts.prompt_tokens += finished.prompt_tokens
+        self.counts.completion_tokens += finished.completion_tokens
+        if state.flying == 0:
+            self._queue(index)
+            if state.flying == 0:
+                self._settle(index)
+
+    def _sampling(self, index: int, attempt: int) -> Sampling:
+        settings = self._settings
+        greedy = settings.temperature == 0
+        problem_id = self._problems[index].problem_id
+        seed = None if greedy else derive_seed(settings.run_seed, settings.iteration, problem_id, attempt)
+        return Sampling(settings.temperature, settings.top_p, settings.max_tokens, seed)
+
+    def _queue(self, index: int) -> None:
+        state = self._open[index]
+        outcomes = [row is not None and row["verdict"] == ACCEPTED for row in state.rows]
+        for kind in next_draws(self._plan, outcomes):
+            heapq.heappush(self._again, (index, len(state.rows), kind))
+            state.rows.append(None)
+            state.flying += 1
+
+    def _settle(self, index: int) -> None:
+        rows = [row for row in self._open.pop(index).rows if row is not None]
+        self.counts.settled += 1
+        self.counts.accepted += any(row["verdict"] == ACCEPTED for row in rows)
+        self._settled[index] = rows
+        part = index // self._part_size
+        self._left[part] -= 1
+        if self._left[part] == 0:
+            first = part * self._part_size
+            members = range(first, min(first + self._part_size, len(self._problems)))
+            table = pa.Table.from_pylist([row for i in members for row in self._settled.pop(i)], schema=ATTEMPTS)
+            self._write_part(part, table)
+
+
+def draw_stats(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """Totals over attempts or predictions: ``draws``, ``problems_accepted``, ``prompt_tokens``, ``completion_tokens``."""
+    stats = {"draws": 0, "problems_accepted": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    for table in tables:
+        stats["draws"] += table.num_rows
+        accepted = {
+            problem
+            for problem, verdict in zip(
+                table.column("problem_id").to_pylist(), table.column("verdict").to_pylist(), strict=True
+            )
+            if verdict == ACCEPTED
+        }
+        stats["problems_accepted"] += len(accepted)
+        for name in ("prompt_tokens", "completion_tokens"):
+            stats[name] += sum(table.column(name).to_pylist())
+    return stats

@@ -1,0 +1,62 @@
+"""What the flow asks the engine host for, as plain JSON across a socket.
+
+Contract: a job names its inputs by store artifact and its outputs by artifact and step key, so that the host can do it
+with the store alone and a resumed job finds the parts that are committed.
+"""
+
+from typing import Literal
+
+from fem_core.config import PromptsConfig, Section
+from fem_core.prompts import PromptKind
+from fem_core.sample.schemes import Plan, Stage
+from fem_core.sample.vllm_engine import EngineSettings
+
+
+class HostSettings(Section):
+    """How to start the host: the engine's settings and the weights that it begins with."""
+
+    model_dir: str
+    """Folder of the first weights; its tokenizer and chat template serve the whole run."""
+    engine: EngineSettings
+    """How to start the engine."""
+    stop_at_answer: bool
+    """See ``SampleConfig.stop_at_answer``."""
+
+
+class DrawJob(Section):
+    """Draw for every problem of an artifact by a plan, and write the attempts as part files."""
+
+    id: str
+    """Unique within the host, such as ``sample-3``."""
+    store: str
+    """URL of the store."""
+    problems: str
+    """Artifact that holds the problems."""
+    artifact: str
+    """Artifact that the parts belong to."""
+    key: str
+    """Its step key, stamped on every part."""
+    iteration: int
+    """Enters the draws' seeds."""
+    seed: int
+    """The run's seed."""
+    prompts: PromptsConfig
+    """The prompts."""
+    exemplars: int
+    """How many exemplars the prompts show."""
+    stages: tuple[tuple[PromptKind, int], ...]
+    """The plan's stages: prompt kind and budget."""
+    keep: Literal["first", "all"]
+    """The plan's keep."""
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    """1 is off."""
+    max_tokens: int
+    """Longest completion, tokens."""
+    problems_per_part: int
+    """Problems that share a part file."""
+
+    def plan(self) -> Plan:
+        """The plan as the stepper takes it."""
+        return Plan(tuple(Stage(kind, budget) for kind, budget in self.stages), self.keep)

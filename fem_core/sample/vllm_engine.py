@@ -1,0 +1,443 @@
+"""The vLLM engine: draws, log-probabilities, and new weights that are proved before they are used.
+
+Contract: the only module that imports vllm, and only when an engine starts, so that the flow can read the settings
+without it. A process that will hold an engine is started with ``environment`` and ``preload``; it must be allowed to
+have children (vLLM's workers, on GPU). One thread. New weights go into the running engine where that works, else into a
+fresh one; either way the prefix cache is empty and the weights are proved, or an exception is raised.
+
+What has run: everything on CPU with vLLM 0.32. The CUDA settings, several workers and sleep are written from vLLM's
+source and have not run on a GPU.
+"""
+
+import copy
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fem_core.device import Device, find_device
+from fem_core.errors import FemError
+from fem_core.sample.proof import Probe, WeightsNotProved, check_weights
+
+logger = logging.getLogger(__name__)
+
+_CPU_SEQS = 128
+_CPU_BATCHED_TOKENS = 4096
+"""Prompt tokens per prefill step on CPU; the logits and activations of a step stay small beside the weights."""
+_HEAD = "lm_head.weight"
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to start an engine; see ``EngineConfig`` for the fields of the same name."""
+
+    dtype: str
+    """``auto``, ``bfloat16``, ``float16`` or ``float32``."""
+    max_model_len: int
+    """Prompt and completion together, tokens."""
+    max_num_seqs: int | None
+    """Draws in flight; None is 128 on CPU, vLLM's own choice on GPU."""
+    kv_cache_gib: float
+    """Key-value cache on CPU, GiB."""
+    gpu_memory_utilization: float
+    """Share of a GPU's memory."""
+    tensor_parallel_size: int
+    """GPUs that share one copy of the model."""
+    seed: int
+    """For draws without a seed of their own."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw."""
+
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    """1 is off."""
+    max_tokens: int
+    """Longest completion, tokens."""
+    seed: int | None
+    """Seed of this draw; not read when greedy."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A draw that ended."""
+
+    request_id: str
+    """As given to ``add``."""
+    text: str
+    """The completion without special tokens. After an ``answer`` stop it may go on behind the line."""
+    finish_reason: str
+    """``stop`` (the model ended it), ``length``, or ``answer`` (``should_stop`` said so)."""
+    prompt_tokens: int
+    """Length of the prompt."""
+    completion_tokens: int
+    """Length of the completion, the end token included."""
+    logprob: float
+    """Sum of the completion tokens' log-probabilities under the model itself (temperature 1, no nucleus), nats."""
+
+
+@dataclass
+class _Draw:
+    """A running draw. vLLM is asked for what each step adds, which spares it rebuilding the whole text every step."""
+
+    prompt_tokens: int
+    pieces: list[str] = field(default_factory=list)
+    tokens: int = 0
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Environment variables that must stand before the engine's process starts, over whatever is set."""
+    # ERROR: at WARNING vLLM writes a line for every float32 weight that it reads into a bfloat16 engine.
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    if device == "cuda":
+        return variables | {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    return variables | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        # Even an eager engine compiles one small kernel for log-probabilities: that needs a C++ compiler, and its
+        # command line breaks where the environment lies in a path with spaces.
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+
+
+def preload() -> str | None:
+    """What to put into ``LD_PRELOAD`` of an engine's process on CPU: Intel's OpenMP, where the environment holds it."""
+    library = Path(sys.prefix) / "lib" / "libiomp5.so"
+    return str(library) if library.is_file() else None
+
+
+def engine_arguments(settings: EngineSettings, model_dir: Path, device: Device) -> dict[str, Any]:
+    """Keywords of vLLM's ``EngineArgs``.
+
+    Raises:
+        FemError: several devices are asked for on CPU.
+    """
+    arguments: dict[str, Any] = {
+        "model": str(model_dir),
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "seed": settings.seed,
+        "trust_remote_code": settings.trust_remote_code,
+        "load_format": "safetensors",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "worker_extension_cls": f"{CheckpointLoader.__module__}.{CheckpointLoader.__qualname__}",
+    }
+    if settings.max_num_seqs is not None:
+        arguments["max_num_seqs"] = settings.max_num_seqs
+    if device == "cuda":
+        return arguments | {
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "tensor_parallel_size": settings.tensor_parallel_size,
+            "enable_sleep_mode": True,
+        }
+    if settings.tensor_parallel_size > 1:
+        raise FemError(
+            f"tensor_parallel_size {settings.tensor_parallel_size} needs as many GPUs, and there is none. "
+            "Set sample.engine.tensor_parallel_size to 1."
+        )
+    sequences = arguments.setdefault("max_num_seqs", _CPU_SEQS)
+    return arguments | {
+        "dtype": _cpu_dtype() if settings.dtype == "auto" else settings.dtype,
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+        # A seeded draw whose prompt is prefilled in pieces crashes the CPU engine. Without pieces a prompt fits a step.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(settings.max_model_len, sequences, _CPU_BATCHED_TOKENS),
+        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+    }
+
+
+def _cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def with_tied_head(weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """A checkpoint's weights, with the embedding once more as LM head where the file leaves that out.
+
+    A file of a model with tied embeddings names the matrix once. vLLM's reload writes it into the embedding; on CPU the
+    head computes with a packed copy, which nobody renews, and nothing is raised.
+    """
+    embedding, has_head = None, False
+    for name, tensor in weights:
+        has_head = has_head or name == _HEAD
+        if name == _EMBEDDING:
+            embedding = tensor
+        yield name, tensor
+    if not has_head and embedding is not None:
+        yield _HEAD, embedding
+
+
+class CheckpointLoader:
+    """Mixed into vLLM's worker by name (``worker_extension_cls``), so it runs in whichever process holds the model."""
+
+    model_runner: Any
+    vllm_config: Any
+    reload_weights: Callable[..., None]
+
+    def load_checkpoint(self, folder: str) -> bool:
+        """Read a folder's weights into the model.
+
+        Returns:
+            Whether the LM head now computes with this folder's matrix (True where the model has no head of its own).
+        """
+        from vllm.model_executor.model_loader import get_model_loader
+
+        model = self.model_runner.get_model()
+        model_config = copy.copy(self.vllm_config.model_config)
+        model_config.model, model_config.revision = folder, None
+        read: dict[str, Any] = {}
+
+        def keep(weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+            for name, tensor in weights:
+                if name in (_HEAD, _EMBEDDING):
+                    read[name] = tensor
+                yield name, tensor
+
+        weights = keep(get_model_loader(self.vllm_config.load_config).get_all_weights(model_config, model))
+        has_head = _HEAD in dict(model.named_parameters(remove_duplicate=False))
+        self.reload_weights(weights_iterator=with_tied_head(weights) if has_head else weights)
+        matrix = read.get(_HEAD, read.get(_EMBEDDING))
+        return not has_head or matrix is None or _computes_with(model.lm_head, matrix)
+
+
+def _computes_with(head: Any, matrix: Any) -> bool:
+    """Whether a vLLM head (this worker's rows of it) multiplies by a matrix of shape (vocabulary, hidden).
+
+    Unit vectors go through the multiplication that draws use and come back as columns: exact, whatever the dtype.
+    """
+    import torch
+
+    rows = slice(head.shard_indices.org_vocab_start_index, head.shard_indices.org_vocab_end_index)
+    columns = torch.linspace(0, matrix.shape[1] - 1, _HEAD_COLUMNS).round().long()
+    units = torch.zeros(len(columns), matrix.shape[1], dtype=head.weight.dtype, device=head.weight.device)
+    units[torch.arange(len(columns)), columns] = 1
+    with torch.inference_mode():
+        found = head.quant_method.apply(head, units)[:, : rows.stop - rows.start]
+    expected = matrix[rows][:, columns.to(matrix.device)].T.to(found)
+    return bool(torch.equal(found, expected))
+
+
+class VllmEngine:
+    """One engine, fed by its owner: ``add``, then ``step`` until nothing is unfinished."""
+
+    def __init__(self, settings: EngineSettings, model_dir: Path, should_stop: Callable[[str], bool] | None) -> None:
+        """
+        Args:
+            model_dir: safetensors, configuration and tokenizer.
+            should_stop: is asked with a draw's text whenever it has gained a line break; True ends the draw.
+        """
+        self._settings = settings
+        self._should_stop = should_stop
+        self._draws: dict[str, _Draw] = {}
+        self._engine: Any = None
+        self._start(model_dir)
+
+    def _start(self, model_dir: Path) -> None:
+        self._device: Device = find_device()
+        os.environ.update(environment(self._device))
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would overrule kv_cache_gib, in whole GiB
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(**engine_arguments(self._settings, model_dir, self._device))
+        )
+        self.dtype: str = str(self._engine.model_config.dtype).removeprefix("torch.")
+        """What the engine computes in."""
+
+    @property
+    def unfinished(self) -> int:
+        """Draws that were added and have not finished."""
+        return len(self._draws)
+
+    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+        """Queue a draw.
+
+        Raises:
+            FemError: the prompt leaves no room for a completion.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        if len(prompt_ids) >= self._settings.max_model_len:
+            raise FemError(
+                f"The prompt of draw {request_id} has {len(prompt_ids)} tokens, and the engine takes "
+                f"{self._settings.max_model_len} with the completion. Raise sample.engine.max_model_len."
+            )
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed if sampling.temperature else None,
+            logprobs=0,  # of the drawn token alone
+            output_kind=RequestOutputKind.DELTA,
+        )
+        self._engine.add_request(request_id, {"prompt_token_ids": prompt_ids}, params)
+        self._draws[request_id] = _Draw(len(prompt_ids))
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Forget draws; they are not returned by ``step``."""
+        running = [r for r in request_ids if self._draws.pop(r, None)]
+        self._engine.abort_request(running)
+
+    def step(self) -> list[Finished]:
+        """One token for every draw in flight; the draws that ended with it."""
+        return [done for output in self._engine.step() if (done := self._receive(output))]
+
+    def _receive(self, output: Any) -> Finished | None:
+        draw = self._draws[output.request_id]
+        new = output.outputs[0]
+        draw.pieces.append(new.text)
+        draw.tokens += len(new.token_ids)
+        reason = new.finish_reason
+        if reason is None:
+            if self._should_stop is None or "\n" not in new.text or not self._should_stop("".join(draw.pieces)):
+                return None
+            reason = "answer"
+            self._engine.abort_request([output.request_id])
+        del self._draws[output.request_id]
+        return Finished(
+            request_id=output.request_id,
+            text="".join(draw.pieces),
+            finish_reason=reason,
+            prompt_tokens=draw.prompt_tokens,
+            completion_tokens=draw.tokens,
+            logprob=new.cumulative_logprob,
+        )
+
+    def logprobs(self, token_ids: list[int]) -> list[float]:
+        """Log-probability of each token given those before it, nats, from position 1.
+
+        vLLM does not read its prefix cache for such a request, so every position is computed.
+
+        Raises:
+            FemError: draws are unfinished.
+        """
+        from vllm import SamplingParams
+
+        self._refuse_while_drawing("log-probabilities")
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        self._engine.add_request("logprobs", {"prompt_token_ids": token_ids}, params)
+        outputs: list[Any] = []
+        while not (outputs and outputs[-1].finished):
+            outputs = self._engine.step()
+        found = outputs[-1].prompt_logprobs[1:]
+        return [position[token].logprob for token, position in zip(token_ids[1:], found, strict=True)]
+
+    def load(self, checkpoint_dir: Path) -> None:
+        """Put a checkpoint's weights into the running engine and forget what the old ones computed.
+
+        Raises:
+            FemError: draws are unfinished.
+            WeightsNotProved: the LM head or the prefix cache is still the old one.
+        """
+        self._refuse_while_drawing("new weights")
+        heads = self._engine.collective_rpc("load_checkpoint", args=(str(checkpoint_dir),))
+        if not self._engine.reset_prefix_cache():
+            raise WeightsNotProved("The engine kept its prefix cache when told to drop it. Start the engine afresh.")
+        if not all(heads):
+            raise WeightsNotProved(
+                f"The engine's LM head is not that of {checkpoint_dir} after loading it. Start the engine afresh."
+            )
+
+    def restart(self, checkpoint_dir: Path) -> None:
+        """A fresh engine on a checkpoint, in this process.
+
+        Raises:
+            FemError: draws are unfinished.
+        """
+        self._refuse_while_drawing("a restart")
+        self.close()
+        self._start(checkpoint_dir)
+
+    def prove(self, probe: Probe) -> float:
+        """Compare the engine with a probe, whose text is cut to what the engine takes.
+
+        Returns:
+            The mean absolute difference, nats per token.
+
+        Raises:
+            WeightsNotProved: it is more than rounding explains.
+        """
+        ids = self._probe_ids(probe)
+        return check_weights(self.logprobs(ids), probe.logprobs[: len(ids) - 1], self.dtype)
+
+    def swap(self, checkpoint_dir: Path, probe: Probe | None) -> Literal["reloaded", "restarted"]:
+        """Change to a checkpoint's weights and prove it; with a fresh engine where the running one cannot be proved.
+
+        Args:
+            probe: the checkpoint's. None (a model from elsewhere) leaves nothing to prove a reload by: the engine is
+                started afresh.
+
+        Raises:
+            FemError: draws are unfinished.
+            WeightsNotProved: the fresh engine does not match the probe either.
+        """
+        self._refuse_while_drawing("new weights")
+        if probe is None or self._engine is None:  # None after a restart that failed
+            self.restart(checkpoint_dir)
+            if probe is not None:
+                self.prove(probe)
+            return "restarted"
+        try:
+            ids = self._probe_ids(probe)
+            before = self.logprobs(ids)
+            self.load(checkpoint_dir)
+            # bfloat16 noise hides a short training (see proof.TOLERANCE), but not that nothing at all has changed.
+            if self.logprobs(ids) == before:
+                raise WeightsNotProved("The engine's log-probabilities have not moved. Start the engine afresh.")
+            self.prove(probe)
+            return "reloaded"
+        except Exception as error:  # noqa: BLE001 - whatever a reload dies of, a fresh engine answers it, or raises itself
+            logger.warning("Loading %s into the running engine failed; starting it afresh. %s", checkpoint_dir, error)
+        self.restart(checkpoint_dir)
+        self.prove(probe)
+        return "restarted"
+
+    def _probe_ids(self, probe: Probe) -> list[int]:
+        return probe.token_ids[: self._settings.max_model_len - 1]
+
+    def _refuse_while_drawing(self, what: str) -> None:
+        if self._draws:
+            raise FemError(
+                f"The engine was asked for {what} while {len(self._draws)} draws are unfinished. "
+                "Finish or abort them first."
+            )
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until ``wake``; the weights wait in the host's memory. Nothing on CPU."""
+        if self._device == "cuda" and self._engine is not None:
+            self._refuse_while_drawing("sleep")
+            self._engine.sleep(level=1)
+
+    def wake(self) -> None:
+        """Take the memory again. Nothing on CPU, or when awake."""
+        if self._device == "cuda" and self._engine is not None and self._engine.is_sleeping():
+            self._engine.wake_up()
+
+    def close(self) -> None:
+        """End the engine and give its memory back. May be called twice."""
+        if self._engine is None:
+            return
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        self._engine = None
+        self._draws.clear()
+        gc.collect()
+        cleanup_dist_env_and_memory()

@@ -1,0 +1,152 @@
+"""The engine host as the flow sees it: real processes, real vLLM, tiny models; new weights, failures, bad listeners."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from fem_core.config import PromptsConfig
+from fem_core.problems.problem import make_problem, to_table
+from fem_core.sample.client import EngineDied, EngineHost
+from fem_core.sample.job import DrawJob, HostSettings
+from fem_core.sample.vllm_engine import EngineSettings
+from fem_core.schemas import SCHEMA_VERSION
+from fem_core.store import layout
+from fem_core.store.manifest import Manifest, StepRecord, artifact_digest
+from fem_core.store.store import Store
+from fem_core.train.probe import write_probe
+
+pytestmark = pytest.mark.slow
+KEY = "k" * 64
+Draw = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with eight problems."""
+    store = Store.open(str(tmp_path_factory.mktemp("host") / "store"))
+    problems = [
+        make_problem(question=f"What is {n} plus 1?", answer=str(n + 1), answer_kind="number") for n in range(8)
+    ]
+    artifact = layout.problems("r", "train")
+    files = [store.write_table(artifact, layout.part_name(0), to_table(problems), KEY)]
+    store.commit(
+        Manifest(
+            schema_version=SCHEMA_VERSION,
+            kind="problems",
+            artifact=artifact,
+            digest=artifact_digest("problems", SCHEMA_VERSION, files),
+            files=files,
+            step=StepRecord(name="prepare", version=1, key=KEY, config={}),
+            inputs=[],
+            code={},
+            packages={},
+            hardware={},
+            started="2026-01-01T00:00:00+00:00",
+            finished="2026-01-01T00:00:00+00:00",
+        )
+    )
+    return store
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Path:
+    """The second tiny model with the probe that a trainer leaves beside its weights."""
+    write_probe(tiny_checkpoint, list(range(1000, 1100)), "cpu", False)
+    assert json.loads((tiny_checkpoint / "fem_probe.json").read_text())["logprobs"]
+    return tiny_checkpoint
+
+
+def host(model: Path, folder: Path, **engine: Any) -> EngineHost:
+    settings = EngineSettings(
+        **{
+            "dtype": "float32",
+            "max_model_len": 256,
+            "max_num_seqs": 8,
+            "kv_cache_gib": 0.25,
+            "gpu_memory_utilization": 0.5,
+            "tensor_parallel_size": 1,
+            "seed": 0,
+        }
+        | engine
+    )
+    return EngineHost(HostSettings(model_dir=str(model), engine=settings, stop_at_answer=True), folder / "engine.log")
+
+
+def job(store: Store, name: str) -> DrawJob:
+    return DrawJob(
+        id=name,
+        store=store.url,
+        problems=layout.problems("r", "train"),
+        artifact=layout.iteration("r", 1, name),
+        key=KEY,
+        iteration=1,
+        seed=0,
+        prompts=PromptsConfig(),
+        exemplars=0,
+        stages=(("plain", 1),),
+        keep="first",
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=8,
+        problems_per_part=4,
+    )
+
+
+def rows(store: Store, name: str) -> list[tuple[str, float]]:
+    folder = Path(store.url) / layout.iteration("r", 1, name)
+    tables = [pq.read_table(file) for file in sorted(folder.glob("part-*.parquet"))]
+    return [(row["text"], round(row["logprob"], 3)) for table in tables for row in table.to_pylist()]
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """A listener that does not care."""
+
+
+def test_each_job_is_drawn_with_its_own_weights_and_a_broken_listener_ends_nothing(
+    store: Store, tiny_model: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def broken(event: dict[str, Any]) -> None:
+        raise BrokenPipeError("the terminal went away")
+
+    async def drawn() -> dict[str, Any]:
+        async with host(tiny_model, tmp_path) as one:
+            await asyncio.gather(
+                one.draw(job(store, "old-1"), ("0", tiny_model), broken),
+                one.draw(job(store, "old-2"), ("0", tiny_model), ignore),
+            )
+            await one.draw(job(store, "new"), ("1", checkpoint), ignore)
+            facts = dict(one.facts)
+            os.kill(one.pid or 0, signal.SIGKILL)
+            with pytest.raises(EngineDied, match="SIGKILL"):
+                await one.draw(job(store, "dies"), ("1", checkpoint), ignore)
+            # A fresh host on the new weights: what the reloaded one must equal.
+            await one.draw(job(store, "fresh"), ("1", checkpoint), ignore)
+            return facts
+
+    facts = asyncio.run(asyncio.wait_for(drawn(), 240))
+    assert rows(store, "old-1") == rows(store, "old-2")
+    assert len(rows(store, "new")) == 8
+    assert rows(store, "new") != rows(store, "old-1")
+    assert rows(store, "new") == rows(store, "fresh")
+    assert (facts["weights"], facts["resolved_dtype"]) == ("reloaded", "float32")
+    assert facts["proved_difference"] < 1e-3
+
+
+def test_a_host_that_cannot_start_says_why_and_leaves_no_process(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
+    async def drawn() -> None:
+        async with host(tiny_model, tmp_path, max_model_len=100_000) as one:
+            for _ in range(2):  # a second try must meet the same reason, not a half-dead host
+                with pytest.raises(EngineDied, match=r"max_model_len|maximum|longer"):
+                    await one.draw(job(store, "never"), ("0", tiny_model), ignore)
+                assert one.pid is None
+
+    asyncio.run(asyncio.wait_for(drawn(), 200))

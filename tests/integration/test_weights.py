@@ -1,0 +1,256 @@
+"""The engine's weights, caches and sums, with real vLLM and tiny models whose embeddings are tied."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fem_core.errors import FemError
+from fem_core.sample import vllm_engine
+from fem_core.sample.proof import Probe, WeightsNotProved
+from fem_core.sample.vllm_engine import EngineSettings, Finished, Sampling, VllmEngine
+
+PROMPT = list(range(1000, 1300))
+"""Longer than two blocks of the prefix cache (128 tokens each on CPU)."""
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=24, seed=None)
+
+
+class Stop:
+    """What the engine under test asks at every line break; off unless a test sets it."""
+
+    after_lines: int | None = None
+
+    def __call__(self, text: str) -> bool:
+        return self.after_lines is not None and text.count("\n") >= self.after_lines
+
+
+@pytest.fixture(scope="module")
+def stop() -> Stop:
+    return Stop()
+
+
+@pytest.fixture(scope="module")
+def running(tiny_model: Path, stop: Stop) -> Iterator[VllmEngine]:
+    settings = EngineSettings("float32", 512, 8, 0.25, 0.5, 1, seed=0)
+    engine = VllmEngine(settings, tiny_model, stop)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(running: VllmEngine, tiny_model: Path, stop: Stop) -> VllmEngine:
+    """The engine on the first weights, idle."""
+    stop.after_lines = None
+    running.load(tiny_model)
+    return running
+
+
+@pytest.fixture(scope="module")
+def nearly(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after next to no training: its log-probabilities are the first weights' within the tolerance."""
+    folder = tmp_path_factory.mktemp("nearly") / "model"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        weight += 1e-5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def reference(folder: Path, token_ids: list[int]) -> list[float]:
+    """Log-probabilities by transformers in float32."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor([token_ids])
+    with torch.inference_mode():
+        found = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    return [float(value) for value in found[:, 0]]
+
+
+def probe_of(folder: Path) -> Probe:
+    return Probe(PROMPT, reference(folder, PROMPT))
+
+
+def drain(engine: VllmEngine) -> dict[str, Finished]:
+    done: dict[str, Finished] = {}
+    while engine.unfinished:
+        done |= {one.request_id: one for one in engine.step()}
+    return done
+
+
+def draw(engine: VllmEngine, sampling: Sampling = GREEDY, prompt: list[int] = PROMPT) -> Finished:
+    engine.add("draw", prompt, sampling)
+    return drain(engine)["draw"]
+
+
+def overhear(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The token ids of the engine's one draw, as they come."""
+    heard: list[int] = []
+    step = engine._engine.step
+
+    def listening() -> Any:
+        outputs = step()
+        heard.extend(token for output in outputs for token in output.outputs[0].token_ids)
+        return outputs
+
+    monkeypatch.setattr(engine._engine, "step", listening)
+    return heard
+
+
+def without_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load a checkpoint as vLLM alone would: the file's names and no others."""
+    monkeypatch.setattr(vllm_engine, "with_tied_head", iter)
+
+
+def test_log_probabilities_are_those_of_transformers(engine: VllmEngine, tiny_model: Path) -> None:
+    first = engine.logprobs(PROMPT)
+    assert len(first) == len(PROMPT) - 1
+    assert first == pytest.approx(reference(tiny_model, PROMPT), abs=1e-4)
+    assert engine.logprobs(PROMPT) == first, "the second time the prompt is in the prefix cache"
+
+
+def test_loaded_weights_compute_as_in_a_fresh_engine(engine: VllmEngine, tiny_checkpoint: Path) -> None:
+    before, first = engine.logprobs(PROMPT), draw(engine)
+    engine.load(tiny_checkpoint)
+    loaded, drawn = engine.logprobs(PROMPT), draw(engine)
+    engine.restart(tiny_checkpoint)
+    fresh = draw(engine)
+    assert loaded == pytest.approx(engine.logprobs(PROMPT), abs=1e-6)
+    assert loaded == pytest.approx(reference(tiny_checkpoint, PROMPT), abs=1e-4)
+    assert max(abs(a - b) for a, b in zip(before, loaded, strict=True)) > 1
+    # The same prompt was drawn for before: nothing of it comes from the old weights' cache.
+    assert (drawn.text, drawn.logprob) == (fresh.text, pytest.approx(fresh.logprob, abs=1e-5))
+    assert drawn.text != first.text
+
+
+def test_a_swap_reloads_and_proves(engine: VllmEngine, tiny_checkpoint: Path) -> None:
+    with pytest.raises(WeightsNotProved, match="nats per token"):
+        engine.prove(probe_of(tiny_checkpoint))
+    assert engine.swap(tiny_checkpoint, probe_of(tiny_checkpoint)) == "reloaded"
+    assert engine.prove(probe_of(tiny_checkpoint)) < 1e-5
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "nearly"])
+def test_a_stale_head_is_caught(
+    engine: VllmEngine, checkpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = request.getfixturevalue(checkpoint)
+    without_head(monkeypatch)
+    with pytest.raises(WeightsNotProved, match="LM head"):
+        engine.load(folder)
+    if checkpoint == "nearly":
+        engine.prove(probe_of(folder))  # the probe alone cannot tell so small a training from noise
+    else:
+        with pytest.raises(WeightsNotProved, match="nats per token"):
+            engine.prove(probe_of(folder))
+
+
+def test_a_reload_that_leaves_a_stale_head_ends_in_a_fresh_engine(
+    engine: VllmEngine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_head(monkeypatch)
+    assert engine.swap(tiny_checkpoint, probe_of(tiny_checkpoint)) == "restarted"
+    assert engine.logprobs(PROMPT) == pytest.approx(reference(tiny_checkpoint, PROMPT), abs=1e-4)
+
+
+def test_a_reload_that_does_nothing_is_not_believed(
+    engine: VllmEngine, nearly: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "load", lambda folder: None)
+    before = engine.logprobs(PROMPT)
+    assert engine.swap(nearly, probe_of(nearly)) == "restarted"
+    assert engine.logprobs(PROMPT) != before
+
+
+def test_a_wrong_probe_raises_after_the_fresh_engine_too(
+    engine: VllmEngine, tiny_model: Path, tiny_checkpoint: Path
+) -> None:
+    with pytest.raises(WeightsNotProved, match="nats per token"):
+        engine.swap(tiny_checkpoint, probe_of(tiny_model))
+
+
+def test_weights_without_a_probe_come_with_a_fresh_engine(engine: VllmEngine, tiny_checkpoint: Path) -> None:
+    assert engine.swap(tiny_checkpoint, None) == "restarted"
+    assert engine.logprobs(PROMPT) == pytest.approx(reference(tiny_checkpoint, PROMPT), abs=1e-4)
+
+
+def test_the_old_cache_would_be_read_if_it_were_kept(
+    engine: VllmEngine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the comparison with a fresh engine can fail for the cache's sake."""
+    draw(engine)
+    monkeypatch.setattr(engine._engine, "reset_prefix_cache", lambda: True)
+    engine.load(tiny_checkpoint)
+    leaked = draw(engine)
+    monkeypatch.undo()
+    engine.load(tiny_checkpoint)
+    assert leaked.logprob != pytest.approx(draw(engine).logprob, abs=1e-3)
+
+
+def test_a_cache_that_stays_is_not_believed(
+    engine: VllmEngine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._engine, "reset_prefix_cache", lambda: False)
+    with pytest.raises(WeightsNotProved, match="prefix cache"):
+        engine.load(tiny_checkpoint)
+
+
+def test_weights_do_not_change_under_a_draw(engine: VllmEngine, tiny_checkpoint: Path) -> None:
+    engine.add("draw", PROMPT, GREEDY)
+    for forbidden in (engine.load, engine.restart, lambda folder: engine.swap(folder, None)):
+        with pytest.raises(FemError, match="1 draws are unfinished"):
+            forbidden(tiny_checkpoint)
+    with pytest.raises(FemError, match="1 draws are unfinished"):
+        engine.logprobs(PROMPT)
+    engine.abort(["draw", "unknown"])
+    assert engine.unfinished == 0
+    assert draw(engine).completion_tokens == GREEDY.max_tokens, "the name is free again"
+
+
+def test_a_seed_gives_its_text_wherever_it_stands_in_a_batch(engine: VllmEngine) -> None:
+    seeds = [7, 8, 7, 9, 7]
+    for i, seed in enumerate(seeds):
+        engine.add(str(i), PROMPT, Sampling(1.0, 1.0, 24, seed))
+    done = drain(engine)
+    assert done["0"].text == done["2"].text == done["4"].text
+    assert done["0"].logprob == pytest.approx(done["4"].logprob, abs=1e-4)
+    assert len({done["0"].text, done["1"].text, done["3"].text}) == 3
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.6, 0.9, 24, 3)], ids=["greedy", "sharpened"])
+def test_the_sum_is_the_models_own_log_probability(
+    engine: VllmEngine, tiny_model: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = overhear(engine, monkeypatch)
+    one = draw(engine, sampling)
+    assert one.prompt_tokens == len(PROMPT)
+    assert one.completion_tokens == len(tokens)
+    expected = sum(reference(tiny_model, PROMPT + tokens)[len(PROMPT) - 1 :])
+    assert one.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_answer_ends_a_draw(
+    engine: VllmEngine, tiny_model: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = Sampling(1.0, 1.0, 64, 1)
+    whole = draw(engine, sampling)
+    assert whole.finish_reason == "length"
+    assert whole.text.count("\n") > 2, "the model writes lines"
+    stop.after_lines = 2
+    tokens = overhear(engine, monkeypatch)
+    cut = draw(engine, sampling)
+    assert cut.finish_reason == "answer"
+    assert engine.unfinished == 0
+    assert whole.text.startswith(cut.text)
+    assert cut.text.count("\n") == 2 or cut.text.rstrip("\n").count("\n") < 2, "no token after the second line break"
+    assert cut.completion_tokens == len(tokens) < whole.completion_tokens
+    assert cut.logprob == pytest.approx(sum(reference(tiny_model, PROMPT + tokens)[len(PROMPT) - 1 :]), abs=1e-3)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(engine: VllmEngine) -> None:
+    with pytest.raises(FemError, match="512 tokens"):
+        engine.add("long", [5] * 512, GREEDY)
+    assert engine.unfinished == 0

@@ -1,0 +1,183 @@
+"""The draw loop against an engine that is a small table: exact distributions, and what is drawn when."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+from scipy.stats import chisquare
+
+from fem_core.config import SchemeConfig
+from fem_core.filter.verdict import Judgement
+from fem_core.problems.problem import Problem, make_problem
+from fem_core.sample.draw import DrawLoop, DrawSettings, draw_stats
+from fem_core.sample.schemes import plan_of
+from fem_core.sample.vllm_engine import Finished, Sampling
+
+# pi(z, y | x) for one question with y* = "1": three rationales, two answers.
+JOINT = {("a", "1"): 0.10, ("b", "1"): 0.25, ("c", "1"): 0.05, ("a", "0"): 0.30, ("b", "0"): 0.10, ("c", "0"): 0.20}
+# The hinted prompt's own proposal q(z, y | x, y*): another distribution, not the posterior.
+HINTED = {("a", "1"): 0.50, ("b", "1"): 0.10, ("c", "1"): 0.20, ("a", "0"): 0.05, ("b", "0"): 0.05, ("c", "0"): 0.10}
+
+
+class TableEngine:
+    """Draws (z, y) from a table by the request's own seed. Prompt ids are [0] for plain and [1] for hinted."""
+
+    def __init__(self, order: Callable[[list[str]], list[str]] = list) -> None:
+        self._waiting: dict[str, Finished] = {}
+        self._order = order
+        self.most = 0
+        self.added: list[str] = []
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._waiting)
+
+    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+        table = HINTED if prompt_ids == [1] else JOINT
+        (z, y), *_ = random.Random(sampling.seed).choices(list(table), weights=list(table.values()))
+        self._waiting[request_id] = Finished(request_id, f"{z}{y}", "stop", 1, 2, -1.0)
+        self.added.append(request_id)
+        self.most = max(self.most, len(self._waiting))
+
+    def step(self) -> list[Finished]:
+        return [self._waiting.pop(key) for key in self._order(list(self._waiting))[:7]]
+
+
+def problem(n: int) -> Problem:
+    return make_problem(question=f"question {n}", answer="1", answer_kind="text")
+
+
+def judge(text: str, finish_reason: str, problem: Problem) -> Judgement:
+    return Judgement("accepted" if text[1] == problem.answer else "wrong_answer", text[1])
+
+
+def drawn(
+    n: int,
+    scheme: SchemeConfig,
+    *,
+    engine: TableEngine | None = None,
+    part_size: int = 50,
+    done: set[int] | None = None,
+    limit: int = 64,
+    seed: int = 0,
+) -> dict[int, pa.Table]:
+    parts: dict[int, pa.Table] = {}
+    loop = DrawLoop(
+        "job",
+        [problem(i) for i in range(n)],
+        plan_of(scheme),
+        DrawSettings(seed, 1, 0, 1.0, 1.0, 8),
+        part_size=part_size,
+        done_parts=done or set(),
+        render=lambda _, kind: [int(kind == "hinted")],
+        judge=judge,
+        write_part=parts.__setitem__,
+    )
+    engine = engine or TableEngine()
+    while not loop.done:
+        loop.fill(engine, limit)
+        for finished in engine.step():
+            loop.receive(finished)
+    return parts
+
+
+def rationale_counts(parts: dict[int, pa.Table]) -> Counter[str]:
+    rows = [row for table in parts.values() for row in table.to_pylist()]
+    return Counter(row["text"][0] for row in rows if row["verdict"] == "accepted")
+
+
+def p_value(counts: Counter[str], table: dict[tuple[str, str], float]) -> float:
+    right = {z: p for (z, y), p in table.items() if y == "1"}
+    total = sum(counts.values())
+    expected = [total * p / sum(right.values()) for p in right.values()]
+    return float(chisquare([counts[z] for z in right], expected).pvalue)
+
+
+@pytest.mark.parametrize("budget", [1, 4])
+def test_rejection_sampling_accepts_exact_posterior_draws(budget: int) -> None:
+    """p(z | x, y*) is proportional to pi(z, y* | x); the budget changes how many problems are covered, not which z."""
+    counts = rationale_counts(drawn(4000, SchemeConfig(name="rs", budget=budget)))
+    covered = 1 - 0.6**budget
+    assert sum(counts.values()) / 4000 == pytest.approx(covered, abs=0.03)
+    assert p_value(counts, JOINT) > 0.001
+    assert p_value(counts, HINTED) < 1e-6, "the test could not tell the two distributions apart"
+
+
+def test_pps_accepts_its_own_proposal_restricted_to_right_answers() -> None:
+    counts = rationale_counts(drawn(4000, SchemeConfig(name="pps")))
+    assert p_value(counts, HINTED) > 0.001
+    assert p_value(counts, JOINT) < 1e-6
+
+
+def test_star_mixes_the_posterior_with_hinted_draws_of_what_failed() -> None:
+    parts = drawn(2000, SchemeConfig(name="star"))
+    rows = [row for table in parts.values() for row in table.to_pylist()]
+    plain = {row["problem_id"]: row["verdict"] for row in rows if row["prompt_kind"] == "plain"}
+    hinted = {row["problem_id"] for row in rows if row["prompt_kind"] == "hinted"}
+    assert len(plain) == 2000
+    assert hinted == {problem_id for problem_id, verdict in plain.items() if verdict != "accepted"}
+
+
+def test_the_order_in_which_draws_finish_changes_nothing() -> None:
+    scheme = SchemeConfig(name="star", budget=3, hinted_budget=2)
+    usual = drawn(120, scheme, part_size=16)
+    reversed_ = drawn(120, scheme, part_size=16, engine=TableEngine(lambda ids: ids[::-1]), limit=40)
+    assert usual.keys() == reversed_.keys()
+    assert all(usual[n].equals(reversed_[n]) for n in usual)
+
+
+def test_committed_parts_are_not_drawn_again_and_the_others_come_out_the_same() -> None:
+    scheme = SchemeConfig(name="rs", budget=4)
+    whole = drawn(100, scheme, part_size=10)
+    engine = TableEngine()
+    rest = drawn(100, scheme, part_size=10, done={0, 3, 9}, engine=engine)
+    assert sorted(rest) == [1, 2, 4, 5, 6, 7, 8]
+    assert all(rest[n].equals(whole[n]) for n in rest)
+    assert not {int(r.split("/")[1]) // 10 for r in engine.added} & {0, 3, 9}
+
+
+def test_the_engine_is_kept_full_and_never_overfilled() -> None:
+    engine = TableEngine()
+    drawn(200, SchemeConfig(name="rs", budget=4), engine=engine, limit=32)
+    assert engine.most == 32
+
+
+def test_a_failed_problem_comes_before_one_not_begun() -> None:
+    engine = TableEngine()
+    drawn(64, SchemeConfig(name="rs", budget=4), engine=engine, limit=8, part_size=64)
+    seen: set[int] = set()
+    order = [tuple(map(int, r.split("/")[1:3])) for r in engine.added]
+    first_of_last = next(i for i, (index, _) in enumerate(order) if index == 63)
+    retries_after = [index for index, attempt in order[first_of_last:] if attempt > 0 and index < 40]
+    seen.update(retries_after)
+    assert not seen, "early problems were left waiting behind fresh ones"
+
+
+def test_every_draw_of_a_run_has_its_own_seed() -> None:
+    rows = [
+        r for seed in (0, 1) for t in drawn(100, SchemeConfig(name="rs"), seed=seed).values() for r in t.to_pylist()
+    ]
+    assert len({row["seed"] for row in rows}) == len(rows)
+
+
+def test_the_last_part_may_be_short_and_no_part_is_written_twice() -> None:
+    parts = drawn(23, SchemeConfig(name="pps"), part_size=10)
+    assert [parts[n].num_rows for n in sorted(parts)] == [10, 10, 3]
+
+
+def test_keep_all_numbers_its_attempts_in_plan_order() -> None:
+    parts = drawn(10, SchemeConfig(name="rs", budget=3, keep="all"), engine=TableEngine(lambda ids: ids[::-1]))
+    rows = [row for table in parts.values() for row in table.to_pylist()]
+    for _, group in itertools.groupby(rows, key=lambda row: row["problem_id"]):
+        assert [row["attempt"] for row in group] == [0, 1, 2]
+
+
+def test_the_totals_count_draws_problems_and_tokens() -> None:
+    parts = drawn(50, SchemeConfig(name="rs", budget=2, keep="all"))
+    stats = draw_stats(parts.values())
+    rows = [row for table in parts.values() for row in table.to_pylist()]
+    solved = {row["problem_id"] for row in rows if row["verdict"] == "accepted"}
+    assert stats == {"draws": 100, "problems_accepted": len(solved), "prompt_tokens": 100, "completion_tokens": 200}
