@@ -1,0 +1,140 @@
+"""From attempts to rationales: one verdict each, and no trace of the hint in what is trained on."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from fem_core.config import Exemplar, FilterConfig, PromptsConfig, SchemeConfig
+from fem_core.filter.rationales import filter_attempts
+from fem_core.filter.verdict import judge
+from fem_core.problems.problem import Problem, make_problem
+from fem_core.problems.verifier import Verifier
+from fem_core.prompts import messages
+from fem_core.sample.draw import DrawLoop, DrawSettings
+from fem_core.sample.schemes import plan_of
+from fem_core.sample.vllm_engine import Finished, Sampling
+from fem_core.schemas import ATTEMPTS
+
+HINT = "HINT-MARK-7c1"
+PROMPTS = PromptsConfig(
+    plain="{question}",
+    hinted="{question} " + HINT + " {answer}",
+    exemplars=tuple(Exemplar(question=f"{n}?", rationale="So.", answer=str(n)) for n in range(2)),
+    sample_exemplars=2,
+    train_exemplars=1,
+)
+PROBLEMS = [make_problem(question=f"What is {n} plus {n}?", answer=str(2 * n), answer_kind="number") for n in range(40)]
+
+
+def attempt(problem: Problem, n: int, text: str, verdict: str, kind: str = "plain") -> dict[str, Any]:
+    return {
+        "problem_id": problem.problem_id, "attempt": n, "prompt_kind": kind, "exemplars": 0, "text": text,
+        "answer": "7", "verdict": verdict, "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 9,
+        "logprob": -1.0, "seed": n,
+    }  # fmt: skip
+
+
+def filtered(
+    rows: list[dict[str, Any]], config: FilterConfig | None = None, problems: list[Problem] | None = None
+) -> Any:
+    table = pa.Table.from_pylist(rows, schema=ATTEMPTS)
+    return filter_attempts(problems or PROBLEMS, [table], config or FilterConfig(), PROMPTS)
+
+
+def test_every_attempt_has_one_verdict_with_its_reason() -> None:
+    a, b, c, d = PROBLEMS[1:5]
+    result = filtered(
+        [
+            attempt(a, 0, "Double it.\nAnswer: 2", "accepted"),
+            attempt(b, 0, "Answer: 7", "wrong_answer"),
+            attempt(c, 0, "hm", "unparsable"),
+            attempt(d, 0, "on and on", "truncated"),
+        ]
+    )
+    reasons = {row["verdict"]: row["reason"] for row in result.verdicts.to_pylist()}
+    assert reasons == {
+        "accepted": "answered '2'",
+        "wrong_answer": "answered '7', wanted '4'",
+        "unparsable": "no answer line that can be parsed",
+        "truncated": "cut after 9 tokens, before the answer line was complete",
+    }
+    assert result.stats["utilization"] == pytest.approx(1 / 40)
+    assert result.stats["mean_rationale_tokens"] == 9
+
+
+def test_what_follows_the_answer_line_is_not_trained_on() -> None:
+    text = " Double it.\nAnswer: 2\nQuestion: what next?"
+    (row,) = filtered([attempt(PROBLEMS[1], 0, text, "accepted")]).rationales.to_pylist()
+    assert row["completion"] == [{"role": "assistant", "content": "Double it.\nAnswer: 2"}]
+
+
+def test_the_filters_have_verdicts_of_their_own() -> None:
+    a = PROBLEMS[1]
+    rows = [attempt(a, n, "It is so because of this.\nAnswer: 2", "accepted") for n in range(3)]
+    rows.append(attempt(PROBLEMS[2], 0, "Answer: 4", "accepted"))
+    result = filtered(rows, FilterConfig(min_rationale_words=2, max_per_problem=2))
+    assert result.stats["verdicts"] == {"accepted": 2, "over_cap": 1, "too_short": 1}
+    assert result.rationales.column("attempt").to_pylist() == [0, 1]
+
+
+def test_the_order_of_parts_changes_nothing() -> None:
+    rows = [attempt(p, n, f"r{n}\nAnswer: 2", "accepted") for p in PROBLEMS[:9] for n in range(2)]
+    one = filtered(rows)
+    other = filtered(rows[::-1])
+    assert one.rationales.equals(other.rationales)
+    assert one.verdicts.equals(other.verdicts)
+
+
+def test_an_empty_iteration_is_counted_not_crashed_on() -> None:
+    result = filtered([attempt(PROBLEMS[1], 0, "hm", "unparsable")])
+    assert (result.rationales.num_rows, result.stats["utilization"]) == (0, 0.0)
+
+
+class Repeater:
+    """An engine that answers right when it is hinted, and every third time when it is not; it keeps its prompts."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Finished] = []
+        self.prompts: list[str] = []
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.waiting)
+
+    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+        prompt = "".join(map(chr, prompt_ids))
+        self.prompts.append(prompt)
+        knows = HINT in prompt
+        index, attempt_ = map(int, request_id.split("/")[1:3])
+        right = knows or (index + attempt_) % 3 == 0
+        self.waiting.append(Finished(request_id, f"Thinking.\nAnswer: {2 * index if right else -1}", "stop", 1, 1, 0.0))
+
+
+@pytest.mark.parametrize("scheme", ["rs", "star", "pps"])
+def test_no_training_prompt_holds_a_trace_of_the_hint(scheme: str) -> None:
+    """For every accepted attempt of every scheme the training prompt is the plain one with the training exemplars."""
+    engine, tables = Repeater(), []
+    with Verifier() as verifier:
+        loop = DrawLoop(
+            "job",
+            PROBLEMS,
+            plan_of(SchemeConfig(name=scheme)),
+            DrawSettings(0, 1, 0, 1.0, 1.0, 8),
+            part_size=16,
+            done_parts=set(),
+            render=lambda problem, kind: [ord(c) for c in str(messages(PROMPTS, problem, kind, 2))],
+            judge=lambda text, reason, problem: judge(text, reason, problem, verifier),
+            write_part=lambda _, table: tables.append(table),
+        )
+        while not loop.done:
+            loop.fill(engine, 8)
+            loop.receive(engine.waiting.pop(0))
+    assert (scheme != "rs") == any(HINT in prompt for prompt in engine.prompts), "the scheme must have been exercised"
+    result = filter_attempts(PROBLEMS, tables, FilterConfig(), PROMPTS)
+    accepted = sum(row["verdict"] == "accepted" for table in tables for row in table.to_pylist())
+    assert result.rationales.num_rows == accepted > 0
+    by_id = {problem.problem_id: problem for problem in PROBLEMS}
+    for row in result.rationales.to_pylist():
+        assert row["prompt"] == messages(PROMPTS, by_id[row["problem_id"]], "plain", 1)
+        assert HINT not in str(row["prompt"]) + str(row["completion"])
