@@ -1,0 +1,290 @@
+"""Starts the M-step's process, follows it and never leaves it behind.
+
+Contract: ``train`` returns when the checkpoint is complete, and by then (or after a failure or a cancellation) no
+process of it is left. Everything that is not the checkpoint lies in ``<output_dir>.train`` beside it: the job, the log,
+and ``progress.jsonl``, through which the trainer reports, as accelerate stands between it and us. Imports neither torch
+nor trl.
+"""
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+import fem_core
+from fem_core.config import TrainConfig
+from fem_core.device import Device, find_device
+from fem_core.errors import FemError
+
+PARENT = "FEM_TRAIN_PARENT"
+"""Environment variable that names the launching process, as ``pid:start time``."""
+
+_POLL_SECONDS = 0.2
+_TAIL_LINES = 15
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class TrainerDied(RuntimeError):
+    """The trainer ended without a result; the message carries the end of its log."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One M-step."""
+
+    model_dir: Path
+    """theta^(k-1): a folder of safetensors with tokenizer and chat template."""
+    rationales: list[Path]
+    """Local parquet files with the columns of ``schemas.RATIONALES``."""
+    output_dir: Path
+    """Where the checkpoint goes; must be empty or absent."""
+    iteration: int
+    """k, for messages."""
+    learning_rate: float
+    """eta^(k)."""
+    seed: int
+    """Seeds shuffling, dropout and adapters."""
+    config: TrainConfig
+    """The rest."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    @property
+    def work_dir(self) -> Path:
+        """Job, log and progress: beside the checkpoint, not in it."""
+        return self.output_dir.with_name(self.output_dir.name + ".train")
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "model_dir": str(self.model_dir),
+            "rationales": [str(file) for file in self.rationales],
+            "output_dir": str(self.output_dir),
+            "iteration": self.iteration,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "config": self.config.model_dump(mode="json"),
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    @classmethod
+    def load(cls, file: Path) -> "TrainJob":
+        """Read what ``dump`` gave."""
+        data = json.loads(file.read_text(encoding="utf-8"))
+        data["model_dir"], data["output_dir"] = Path(data["model_dir"]), Path(data["output_dir"])
+        data["rationales"] = [Path(name) for name in data["rationales"]]
+        data["config"] = TrainConfig.model_validate(data["config"])
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """One optimizer step that is done."""
+
+    step: int
+    """From 1."""
+    steps: int
+    """All of this job."""
+    loss: float
+    """Mean over the step's completion tokens, nats."""
+    learning_rate: float
+    """Of this step."""
+    tokens: int
+    """Seen so far, prompts included, padding not."""
+    seconds: float
+    """Since training began."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished job."""
+
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Seen, prompts included."""
+    seconds: float
+    """Training alone, without loading and saving."""
+    first_loss: float
+    """Of the first step."""
+    last_loss: float
+    """Of the last step."""
+    peak_memory_gib: float
+    """The largest process's resident memory on CPU, allocated device memory on GPU."""
+
+
+def accelerate_config(job: TrainJob, device: Device) -> dict[str, Any]:
+    """accelerate's own settings, written out so that a ``default_config.yaml`` of the user's cannot leak into a run."""
+    many = job.config.num_processes > 1
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU" if many else "NO",
+        "mixed_precision": "no",
+        "num_processes": job.config.num_processes,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "use_cpu": device == "cpu",
+        "debug": False,
+    }
+
+
+def launch_command(job: TrainJob, device: Device) -> list[str]:
+    """``accelerate launch`` with everything said, so that it neither asks nor guesses.
+
+    Mixed precision is "no" here because ``SFTConfig`` sets it inside, where the device can be asked.
+
+    Raises:
+        FemError: several processes are asked for where there is no GPU.
+    """
+    processes = job.config.num_processes
+    if device == "cpu" and processes > 1:
+        raise FemError(f"train.num_processes is {processes}, but this machine has no usable GPU. Set it to 1.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes))
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(job.work_dir / "accelerate.json"),
+    ]
+    command += ["--num_processes", str(processes), "--num_machines", "1", "--machine_rank", "0"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", threads]
+    if device == "cpu":
+        command += ["--cpu"]
+    elif processes > 1:
+        command += ["--multi_gpu", "--main_process_port", "0"]
+    return [*command, "-m", "fem_core.train.sft", str(job.work_dir / "job.json"), device]
+
+
+def environment(parent: psutil.Process) -> dict[str, str]:
+    """The trainer's environment: offline (everything it reads is local), quiet, and tied to its parent."""
+    code = str(Path(fem_core.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+    return os.environ | {
+        PARENT: f"{parent.pid}:{parent.create_time()}",
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+async def train(job: TrainJob, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
+    """Run the job; on return ``job.output_dir`` is a whole model folder with ``training_log.parquet`` and the probe.
+
+    Raises:
+        FemError: no rows to train on, a row is too long, the output folder is not empty, the model does not suit.
+        TrainerDied: anything else that ended the trainer.
+    """
+    if not sum(pq.read_metadata(file).num_rows for file in job.rationales):
+        raise FemError(
+            f"Iteration {job.iteration} has no accepted rationales to train on. Draw more (scheme.budget), make the "
+            "problems easier, or show exemplars when sampling (prompts.sample_exemplars)."
+        )
+    if job.output_dir.exists() and any(job.output_dir.iterdir()):
+        raise FemError(f"The folder {str(job.output_dir)!r} is not empty. Name a new one for the checkpoint.")
+    device = find_device()
+    command = launch_command(job, device)
+    work = job.work_dir
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "job.json").write_text(json.dumps(job.dump(), indent=1))
+    (work / "accelerate.json").write_text(json.dumps(accelerate_config(job, device), indent=1))
+    events = _Events(work / "progress.jsonl")
+    with (work / "trainer.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=environment(psutil.Process()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        ended = asyncio.ensure_future(process.wait())
+        while not ended.done():
+            await asyncio.wait([ended], timeout=_POLL_SECONDS)
+            for event in events.read():
+                if event["event"] == "step":
+                    on_progress(TrainProgress(**event["progress"]))
+    finally:
+        await _kill(process)
+    return _result(events, ended.result(), work / "trainer.log")
+
+
+class _Events:
+    """Follows a JSONL file that another process appends to; a line counts once its newline is there."""
+
+    def __init__(self, file: Path) -> None:
+        file.write_bytes(b"")
+        self._file = file
+        self._read = 0
+        self.last: dict[str, Any] = {}
+        """The last event seen."""
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events since the last call."""
+        with self._file.open("rb") as stream:
+            stream.seek(self._read)
+            whole, newline, _ = stream.read().rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        events: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        self.last = events[-1] if events else self.last
+        return events
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the launcher and all that came from it. torch's elastic agent gives its workers sessions of their own, so the
+    process group alone would leave those."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    # Shielded: a second cancellation must not leave while a process that still holds memory is going down.
+    await asyncio.shield(process.wait())
+    await asyncio.shield(asyncio.to_thread(psutil.wait_procs, family, 10))
+
+
+def _result(events: _Events, code: int, log: Path) -> TrainResult:
+    event = events.last
+    if code == 0 and event.get("event") == "done":
+        return TrainResult(**event["result"])
+    if event.get("event") == "refused":
+        raise FemError(event["message"])
+    text = _CONTROL.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    # The launcher adds a traceback of its own; all it tells is which signal ended its child.
+    trainers, _, launchers = text.rpartition("Traceback (most recent call last):")
+    if "accelerate/commands/launch.py" not in launchers:
+        trainers, launchers = text, ""
+    lines = [line[:300] for line in trainers.splitlines() if line.strip()]
+    tail = "\n".join(lines[-_TAIL_LINES:]) or "(nothing)"
+    if code == -signal.SIGKILL or "SIGKILL" in launchers:
+        raise TrainerDied(
+            "The trainer was killed (out of memory?). Lower train.micro_batch_size, or set "
+            f"train.gradient_checkpointing or train.method=lora. Its log is {str(log)!r} and ends with:\n{tail}"
+        )
+    raise TrainerDied(f"The trainer ended with exit code {code}. Its log is {str(log)!r} and ends with:\n{tail}")
+
+
+def optimizer_steps(rows: int, config: TrainConfig) -> int:
+    """How many optimizer steps a job takes."""
+    return math.ceil(config.epochs * math.ceil(rows / config.batch_size))
