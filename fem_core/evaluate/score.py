@@ -1,0 +1,71 @@
+"""Predictions to scores: accuracy on the held-out problems with its uncertainty.
+
+Contract: deterministic in the predictions; the interval is Wilson's (1927) at 95 %, which holds near 0 and 1 where a
+normal one does not.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import pyarrow as pa
+
+from fem_core.filter.verdict import ACCEPTED, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
+from fem_core.problems.answers import majority_baseline
+from fem_core.problems.problem import Problem
+
+VERSION = 1
+"""Raised when the same predictions would give other scores."""
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (E. B. Wilson, 1927).
+
+    Raises:
+        ValueError: unless 0 <= correct <= n and n >= 1.
+    """
+    if not 0 <= correct <= n or n < 1:
+        raise ValueError(f"{correct} of {n} is no proportion")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def score(predictions: Iterable[pa.Table], train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, Any]:
+    """Score one evaluation.
+
+    Args:
+        predictions: tables with ``schemas.ATTEMPTS``: one greedy plain attempt per test problem.
+        train: gives the majority class.
+
+    Returns:
+        ``n``, ``correct``, ``accuracy``, ``low`` and ``high`` (95 % Wilson), ``unparsable``, ``truncated``,
+        ``verifier_timeout`` (counts), ``mean_tokens`` of the completions, ``majority_baseline`` (None where answers
+        are not classes).
+
+    Raises:
+        ValueError: the predictions are not exactly one per test problem.
+    """
+    rows = [
+        row for table in predictions for row in table.select(["problem_id", "verdict", "completion_tokens"]).to_pylist()
+    ]
+    if sorted(row["problem_id"] for row in rows) != sorted(problem.problem_id for problem in test):
+        raise ValueError(f"{len(rows)} predictions do not match the {len(test)} test problems one to one")
+    n = len(rows)
+    verdicts = [row["verdict"] for row in rows]
+    correct = verdicts.count(ACCEPTED)
+    low, high = wilson(correct, n)
+    return {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "low": low,
+        "high": high,
+        "unparsable": verdicts.count(UNPARSABLE),
+        "truncated": verdicts.count(TRUNCATED),
+        "verifier_timeout": verdicts.count(VERIFIER_TIMEOUT),
+        "mean_tokens": sum(row["completion_tokens"] for row in rows) / n,
+        "majority_baseline": majority_baseline(train, test),
+    }
