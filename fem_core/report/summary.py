@@ -1,0 +1,178 @@
+"""A run in one table: what each iteration scored, used and cost. Made from manifests alone.
+
+Contract: works on a finished, running or failed run, local or remote, and shows what is committed and nothing else.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fem_core.errors import FemError
+from fem_core.store import layout
+from fem_core.store.manifest import Manifest, RunRecord
+from fem_core.store.store import Store
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration; iteration 0 is the base model, which may stand there twice."""
+
+    iteration: int
+    exemplars: int
+    scores: dict[str, Any] | None = None
+    filtered: dict[str, Any] | None = None
+    drawn: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step: sample, filter, train, evaluate."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run with its rows in order."""
+
+    record: RunRecord
+    rows: list[Row]
+    majority_baseline: float | None
+
+    @property
+    def iterations(self) -> int:
+        """K."""
+        return int(self.record.config["iterations"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last iteration is scored."""
+        return any(row.iteration == self.iterations and row.scores for row in self.rows)
+
+
+def summarise(store: Store, run: str) -> Summary:
+    """Read a run's manifests.
+
+    Raises:
+        FemError: there is no such run.
+    """
+    record = store.run(run)
+    if record is None:
+        known = ", ".join(sorted(other.name for other in store.runs())) or "none"
+        raise FemError(f"There is no run {run!r} in {store.url}. Runs here: {known}.")
+    prompts = record.config["prompts"]
+    rows = [_row(store, run, 0, prompts["train_exemplars"], "scores", "predictions")]
+    if store.manifest(layout.iteration(run, 0, "predictions-exemplars")) is not None:
+        rows.append(_row(store, run, 0, prompts["sample_exemplars"], "scores-exemplars", "predictions-exemplars"))
+    for k in range(1, int(record.config["iterations"]) + 1):
+        row = _row(store, run, k, prompts["train_exemplars"], "scores", "predictions")
+        if row.drawn is None:
+            break
+        rows.append(row)
+    baselines = [row.scores["majority_baseline"] for row in rows if row.scores]
+    return Summary(record, rows, baselines[0] if baselines else None)
+
+
+def _row(store: Store, run: str, k: int, exemplars: int, scores_kind: str, predictions_kind: str) -> Row:
+    def read(kind: str) -> Manifest | None:
+        return store.manifest(layout.iteration(run, k, kind))
+
+    found = {
+        "scores": read(scores_kind),
+        "evaluate": read(predictions_kind),
+        "sample": read("attempts") if k else None,
+        "filter": read("rationales") if k else None,
+        "train": read("checkpoint") if k else None,
+    }
+    return Row(
+        iteration=k,
+        exemplars=exemplars,
+        scores=_stats(found["scores"]),
+        filtered=_stats(found["filter"]),
+        drawn=_stats(found["sample"]),
+        trained=_stats(found["train"]),
+        seconds={
+            step: _seconds(manifest)
+            for step in ("sample", "filter", "train", "evaluate")
+            if (manifest := found[step]) is not None
+        },
+    )
+
+
+def _stats(manifest: Manifest | None) -> dict[str, Any] | None:
+    return None if manifest is None else manifest.stats
+
+
+def _seconds(manifest: Manifest) -> float:
+    return (datetime.fromisoformat(manifest.finished) - datetime.fromisoformat(manifest.started)).total_seconds()
+
+
+HEADERS = (
+    "iteration",
+    "accuracy",
+    "95 % interval",
+    "utilization",
+    "rationale tokens",
+    "draws",
+    "tokens drawn",
+    "sample s",
+    "filter s",
+    "train s",
+    "evaluate s",
+)
+
+
+def cells(summary: Summary) -> list[tuple[str, ...]]:
+    """The table's rows as text, in the order of ``HEADERS``; what is not there yet is a dash."""
+    return [_cells(row, summary) for row in summary.rows]
+
+
+def _cells(row: Row, summary: Summary) -> tuple[str, ...]:
+    several = sum(other.iteration == 0 for other in summary.rows) > 1
+    name = str(row.iteration)
+    if row.iteration == 0:
+        name = f"0 base, {row.exemplars} exemplars" if several else "0 base"
+    scores, filtered, drawn = row.scores, row.filtered, row.drawn
+    seconds = [f"{row.seconds[s]:.1f}" if s in row.seconds else "-" for s in ("sample", "filter", "train", "evaluate")]
+    return (
+        name,
+        f"{scores['accuracy']:.3f}" if scores else "-",
+        f"{scores['low']:.3f} to {scores['high']:.3f}" if scores else "-",
+        f"{filtered['utilization']:.3f}" if filtered else "-",
+        f"{filtered['mean_rationale_tokens']:.1f}" if filtered else "-",
+        str(drawn["draws"]) if drawn else "-",
+        str(drawn["completion_tokens"]) if drawn else "-",
+        *seconds,
+    )
+
+
+def title(summary: Summary) -> str:
+    """One line that says which run this is."""
+    config = summary.record.config
+    problems = config["problems"]
+    source = problems.get("dataset") or problems.get("hub") or "table"
+    state = "finished" if summary.finished else "unfinished"
+    return (
+        f"{summary.record.name}: {config['scheme']['name']} on {source}, {summary.iterations} iterations, "
+        f"seed {config['seed']}, {state}"
+    )
+
+
+def notes(summary: Summary) -> list[str]:
+    """What the table does not say by itself."""
+    said = []
+    if summary.majority_baseline is not None:
+        said.append(f"Always answering the most common training answer scores {summary.majority_baseline:.3f}.")
+    base = [row.scores for row in summary.rows if row.iteration == 0 and row.scores]
+    last = next((row for row in reversed(summary.rows) if row.scores and row.iteration), None)
+    if base and last and last.scores:
+        best = max(base, key=lambda scores: float(scores["accuracy"]))
+        apart = last.scores["low"] > best["high"]
+        said.append(
+            f"Iteration {last.iteration} scores {last.scores['accuracy']:.3f} on {last.scores['n']} held-out problems; the "
+            f"better base model {best['accuracy']:.3f}; the intervals {'do not overlap' if apart else 'overlap'}."
+        )
+    return said
+
+
+def markdown(summary: Summary) -> str:
+    """The table for the Prefect UI."""
+    lines = [f"### {title(summary)}", "", "| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells(summary)]
+    return "\n".join([*lines, "", *notes(summary), "", f"Digest of the configuration: `{summary.record.digest[:12]}`"])
