@@ -1,0 +1,149 @@
+"""The EM loop as one Prefect flow: prepare, then per iteration sample, filter, train, evaluate.
+
+Contract: the parameters are the whole input; the store holds the whole output, so running it again with the same
+parameters continues where the store ends. All steps are tasks of this one flow (a retried parent would rerun the
+finished tasks of subflows). Evaluation of theta^(k) and sampling of iteration k+1 share one engine and run together.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+
+from fem_core.config import RunConfig
+from fem_core.digest import digest
+from fem_core.errors import FemError
+from fem_core.model import default_cache
+from fem_core.report.summary import markdown, summarise
+from fem_core.sample.client import EngineHost
+from fem_core.sample.job import HostSettings
+from fem_core.sample.vllm_engine import EngineSettings
+from fem_core.store.manifest import Manifest
+from fem_core.store.store import Store
+from tasks import step
+from tasks.evaluate import evaluate
+from tasks.filter import filter_
+from tasks.prepare import Prepared, prepare
+from tasks.report import report
+from tasks.sample import sample
+from tasks.train import train
+
+
+@flow(name="fem", flow_run_name="{config.name}", validate_parameters=True)
+async def fem(config: RunConfig) -> dict[str, Any]:
+    """Run filtered EM (arXiv 2512.20169) for ``config.iterations`` iterations.
+
+    Returns:
+        The run's name and the digest of its last checkpoint.
+    """
+    store = await step.in_store_thread(Store.open, config.store)
+    run = step.Run(name=config.name or "fem", config=config, store=store, cache=default_cache())
+    with _only_process(run):
+        prepared = await prepare(run)
+        async with _host(run, prepared):
+            checkpoint = await _iterate(run, prepared)
+        await report(run)
+        await _publish(run)
+    return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
+
+
+async def _iterate(run: step.Run, prepared: Prepared) -> Manifest:
+    """theta^(0) to theta^(K)."""
+    config, prompts = run.config, run.config.prompts
+    checkpoint = prepared.model
+    scoring = [evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+    if config.evaluate.exemplar_baseline and prompts.sample_exemplars != prompts.train_exemplars:
+        scoring.append(evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.sample_exemplars))
+    for k in range(1, config.iterations + 1):
+        rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring)
+        await _publish(run)
+        start = prepared.model if config.train.init == "base" else checkpoint
+        checkpoint = await train(run, k, rationales, start)
+        scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+    await _together(*scoring)
+    return checkpoint
+
+
+async def _expect(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest) -> Manifest:
+    """The E-step of iteration k: rationales drawn with theta^(k-1)."""
+    attempts = await sample(run, k, problems, checkpoint)
+    return await filter_(run, k, problems, attempts)
+
+
+async def _together(*steps: Coroutine[Any, Any, Manifest]) -> list[Manifest]:
+    """Await steps side by side; when one fails, let the others finish first, so that their work is kept.
+
+    Of several failures, what the user can mend is told first: the others may only follow from it.
+    """
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    for failure in sorted(failures, key=lambda failure: not isinstance(failure, FemError)):
+        raise failure
+    return [result for result in results if isinstance(result, Manifest)]
+
+
+@contextlib.asynccontextmanager
+async def _host(run: step.Run, prepared: Prepared) -> AsyncIterator[None]:
+    """The engine host of a run, started by the first job that needs it and ended with the flow."""
+    if run.model is None:
+        raise RuntimeError("the run is not prepared")
+    engine = run.config.sample.engine
+    settings = HostSettings(
+        model_dir=str(run.model.path),
+        engine=EngineSettings(
+            dtype=engine.dtype,
+            max_model_len=engine.max_model_len or prepared.prompts.stats["longest_sequence"],
+            max_num_seqs=engine.max_num_seqs,
+            kv_cache_gib=engine.kv_cache_gib,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            seed=run.config.seed,
+            trust_remote_code=run.config.model.trust_remote_code,
+        ),
+        stop_at_answer=run.config.sample.stop_at_answer,
+    )
+    async with EngineHost(settings, _log(run)) as host:
+        run.host = host
+        yield
+
+
+@contextlib.contextmanager
+def _only_process(run: step.Run) -> Iterator[None]:
+    """Keep other processes of this machine off the run; the lock goes with the process, however that ends.
+
+    Raises:
+        FemError: another process works on this run.
+    """
+    locks = run.cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{digest([run.store.url, run.name])[:32]}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FemError(
+            f"Another process works on run {run.name!r} in {run.store.url}. Let it finish, or take another --run name."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _log(run: step.Run) -> Path:
+    return run.cache / "logs" / f"{run.name}-engine.log"
+
+
+async def _publish(run: step.Run) -> None:
+    """The table on the flow run's page."""
+    summary = await step.in_store_thread(summarise, run.store, run.name)
+    await acreate_markdown_artifact(markdown(summary), key=artifact_key(run.name), description=f"Run {run.name}")
+
+
+def artifact_key(run_name: str) -> str:
+    """Prefect's artifact keys hold lowercase letters, digits and dashes only."""
+    return "fem-" + "".join(c if c.isalnum() and c.isascii() else "-" for c in run_name.lower())

@@ -1,0 +1,119 @@
+"""The evaluate step: greedy predictions on the held-out problems, then their scores."""
+
+import json
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
+from prefect.tasks import exponential_backoff
+
+from fem_core.config import RunConfig, identity_of
+from fem_core.evaluate.score import VERSION as SCORE_VERSION
+from fem_core.evaluate.score import score
+from fem_core.problems.problem import from_table
+from fem_core.sample.schemes import EVALUATION
+from fem_core.store import layout
+from fem_core.store.manifest import Manifest
+from tasks import step
+from tasks.sample import draw, draw_job
+
+VERSION = 1
+"""Raised when the same checkpoint would be asked otherwise."""
+
+SCORES = "scores.json"
+
+
+def predictions_work(
+    run_name: str, config: RunConfig, k: int, test: Manifest, checkpoint: Manifest, exemplars: int
+) -> step.Work:
+    """The predictions of theta^(k) with so many exemplars, by identity."""
+    return step.Work(
+        kind="predictions",
+        artifact=layout.iteration(run_name, k, named("predictions", config, exemplars)),
+        step="evaluate",
+        version=VERSION,
+        config={
+            "exemplars": exemplars,
+            "prompts": identity_of(config.prompts),
+            "max_tokens": config.evaluate.max_tokens or config.sample.max_tokens,
+            "stop_at_answer": config.sample.stop_at_answer,
+            "problems_per_part": config.sample.problems_per_part,
+            "engine": identity_of(config.sample.engine),
+        },
+        inputs=(step.input_of("problems", test), step.input_of("checkpoint", checkpoint)),
+    )
+
+
+def scores_work(
+    run_name: str, config: RunConfig, k: int, train: Manifest, test: Manifest, predictions: Manifest, exemplars: int
+) -> step.Work:
+    """The scores of those predictions, by identity."""
+    return step.Work(
+        kind="scores",
+        artifact=layout.iteration(run_name, k, named("scores", config, exemplars)),
+        step="evaluate",
+        version=SCORE_VERSION,
+        config={"score": "accuracy"},
+        inputs=(
+            step.input_of("train_problems", train),
+            step.input_of("problems", test),
+            step.input_of("predictions", predictions),
+        ),
+    )
+
+
+def named(kind: str, config: RunConfig, exemplars: int) -> str:
+    """``predictions``, or ``predictions-exemplars`` for the baseline that shows the sampling exemplars."""
+    return kind if exemplars == config.prompts.train_exemplars else f"{kind}-exemplars"
+
+
+def label_of(parameters: dict[str, Any]) -> str:
+    """``evaluate · 3``; the baseline that shows the sampling exemplars says so."""
+    baseline = parameters["exemplars"] != parameters["run"].config.prompts.train_exemplars
+    return f"evaluate · {parameters['k']}" + (" with exemplars" if baseline else "")
+
+
+@task(
+    name="evaluate",
+    task_run_name=lambda: label_of(task_run.parameters),
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_condition_fn=step.worth_retrying,
+)
+async def evaluate(
+    run: step.Run, k: int, train: Manifest, test: Manifest, checkpoint: Manifest, exemplars: int
+) -> Manifest:
+    """Score theta^(k) on the test problems.
+
+    Args:
+        exemplars: how many exemplars the plain prompt shows: the training number, or for the baseline the sampling one.
+
+    Returns:
+        The manifest of the scores; its stats are the scores.
+    """
+    label = label_of({"run": run, "k": k, "exemplars": exemplars})
+    todo = predictions_work(run.name, run.config, k, test, checkpoint, exemplars)
+    predictions = await step.find(run, todo)
+    if predictions is None:
+        job = draw_job(run, f"evaluate-{k}-{exemplars}", todo, k, test, EVALUATION).model_copy(
+            update={"exemplars": exemplars, "temperature": 0.0, "top_p": 1.0, "max_tokens": todo.config["max_tokens"]}
+        )
+        predictions = await draw(run, job, todo, label, checkpoint)
+    scoring = scores_work(run.name, run.config, k, train, test, predictions, exemplars)
+    if (done := await step.find(run, scoring)) is not None:
+        step.reused(label, done)
+        return done
+    started = step.now()
+
+    def judge() -> dict[str, Any]:
+        tables = run.store.iter_tables(predictions)
+        return score(tables, from_table(run.store.read_table(train)), from_table(run.store.read_table(test)))
+
+    scores = await step.in_store_thread(judge)
+    text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
+    record = await step.in_store_thread(run.store.write_bytes, scoring.artifact, SCORES, text)
+    manifest = await step.commit(run, scoring.manifest([record], started, stats=scores))
+    step.ended(label, f"accuracy {scores['accuracy']:.3f} [{scores['low']:.3f}, {scores['high']:.3f}]")
+    return manifest

@@ -1,0 +1,119 @@
+"""The sample step: attempts for every training problem, drawn with the weights of the iteration before."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from fem_core.config import RunConfig, identity_of
+from fem_core.sample.draw import draw_stats
+from fem_core.sample.job import DrawJob
+from fem_core.sample.schemes import Plan, plan_of
+from fem_core.store import layout
+from fem_core.store.manifest import Manifest
+from tasks import step
+
+VERSION = 1
+"""Raised when the same inputs and configuration would be drawn for otherwise."""
+
+
+def work(run_name: str, config: RunConfig, k: int, problems: Manifest, checkpoint: Manifest) -> step.Work:
+    """The attempts of iteration k, by identity."""
+    return step.Work(
+        kind="attempts",
+        artifact=layout.iteration(run_name, k, "attempts"),
+        step="sample",
+        version=VERSION,
+        config={
+            "iteration": k,
+            "seed": config.seed,
+            "prompts": identity_of(config.prompts),
+            "scheme": identity_of(config.scheme),
+            "sample": identity_of(config.sample),
+        },
+        inputs=(step.input_of("problems", problems), step.input_of("checkpoint", checkpoint)),
+    )
+
+
+@task(
+    name="sample",
+    task_run_name="sample · {k}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_condition_fn=step.worth_retrying,
+)
+async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest) -> Manifest:
+    """Draw the attempts of iteration k.
+
+    Args:
+        checkpoint: theta^(k-1), the weights to draw with.
+
+    Returns:
+        The manifest of the attempts; its stats hold ``draws``, ``problems_accepted`` and the tokens.
+    """
+    todo = work(run.name, run.config, k, problems, checkpoint)
+    label = f"sample · {k}"
+    if (done := await step.find(run, todo)) is not None:
+        step.reused(label, done)
+        return done
+    job = draw_job(run, f"sample-{k}", todo, k, problems, plan_of(run.config.scheme))
+    return await draw(run, job, todo, label, checkpoint)
+
+
+def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest, plan: Plan) -> DrawJob:
+    """The job of an E-step."""
+    config = run.config
+    return DrawJob(
+        id=job_id,
+        store=config.store,
+        problems=problems.artifact,
+        artifact=todo.artifact,
+        key=todo.key,
+        iteration=k,
+        seed=config.seed,
+        prompts=config.prompts,
+        exemplars=config.prompts.sample_exemplars,
+        stages=tuple((stage.kind, stage.budget) for stage in plan.stages),
+        keep=plan.keep,
+        temperature=config.sample.temperature,
+        top_p=config.sample.top_p,
+        max_tokens=config.sample.max_tokens,
+        problems_per_part=config.sample.problems_per_part,
+    )
+
+
+async def draw(run: step.Run, job: DrawJob, todo: step.Work, label: str, checkpoint: Manifest) -> Manifest:
+    """Do a draw job on the run's host and commit its parts as an artifact. Evaluation uses it too."""
+    if run.host is None:
+        raise RuntimeError("the run has no engine host")
+    started = step.now()
+    weights: tuple[str, Path] = (checkpoint.digest, await run.folder(checkpoint))
+    async with step.watch(label, None, "problems") as progress:
+
+        def hear(event: dict[str, Any]) -> None:
+            if event["event"] == "began":
+                note = f"{event['reused_parts']} parts were already committed" if event["reused_parts"] else ""
+                progress.move(0, note, total=event["total"])
+            elif event["event"] == "progress":
+                detail = f"{event['draws']} draws, {event['accepted']} problems accepted, {event['completion_tokens']} tokens"
+                progress.move(event["settled"], detail)
+
+        await run.host.draw(job, weights, hear)
+    parts = await step.in_store_thread(run.store.parts, todo.artifact, todo.key)
+    manifest = todo.manifest(
+        list(parts.values()),
+        started,
+        stats={},
+        seeds={"run": job.seed, "per_draw": "derive_seed(run, iteration, problem_id, attempt)"},
+        engine=run.config.sample.engine.model_dump(mode="json") | run.host.facts,
+    )
+    stats = await step.in_store_thread(lambda: draw_stats(run.store.iter_tables(manifest)))
+    manifest = await step.commit(run, manifest.model_copy(update={"stats": stats}))
+    step.ended(
+        label,
+        f"{stats['draws']} draws, {stats['problems_accepted']} problems accepted, {stats['completion_tokens']} tokens",
+    )
+    return manifest

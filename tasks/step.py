@@ -1,0 +1,244 @@
+"""What the tasks of a run share: its store, its engine host, its manifests, and how progress reaches people.
+
+Contract: a task first looks its artifact up by step key and returns it when it is there, so resuming is running again;
+only what the store holds counts as done. Prefect's own result cache is not used (docs/decisions/0001-store-is-truth.md).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from prefect import get_run_logger
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run, task_run
+from prefect.tasks import Task
+
+from fem_core import digest
+from fem_core.config import RunConfig
+from fem_core.errors import FemError
+from fem_core.model import BaseModelFolder
+from fem_core.sample.client import EngineHost
+from fem_core.schemas import SCHEMA_VERSION
+from fem_core.store import provenance
+from fem_core.store.manifest import FileRecord, InputRef, Manifest, StepRecord, artifact_digest
+from fem_core.store.store import Store
+
+T = TypeVar("T")
+
+PROGRESS_SECONDS = 2.0
+"""How often a running step updates its progress artifact."""
+
+_store_threads = ThreadPoolExecutor(4, thread_name_prefix="store")
+
+
+class Listener(Protocol):
+    """Who follows a run in this process: the terminal, or nobody."""
+
+    def began(self, step: str, total: int | None, unit: str) -> None:
+        """A step began work."""
+
+    def moved(self, step: str, done: int, total: int | None, detail: str) -> None:
+        """A step went on."""
+
+    def ended(self, step: str, note: str) -> None:
+        """A step is committed; the note says by what."""
+
+
+class Silent:
+    """Nobody follows."""
+
+    def began(self, step: str, total: int | None, unit: str) -> None:
+        """Say nothing."""
+
+    def moved(self, step: str, done: int, total: int | None, detail: str) -> None:
+        """Say nothing."""
+
+    def ended(self, step: str, note: str) -> None:
+        """Say nothing."""
+
+
+LISTENER: ContextVar[Listener] = ContextVar("fem_listener", default=Silent())  # noqa: B039 (Silent has no state)
+
+
+async def in_store_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run a blocking store call in a thread kept for such calls, off the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(_store_threads, partial(function, *args, **kwargs))
+
+
+@dataclass
+class Run:
+    """One run while its flow is alive."""
+
+    name: str
+    config: RunConfig
+    store: Store
+    cache: Path
+    model: BaseModelFolder | None = None
+    host: EngineHost | None = None
+    locations: dict[str, Path] = field(default_factory=dict)
+    """Local folder of each checkpoint, by digest."""
+
+    async def folder(self, checkpoint: Manifest) -> Path:
+        """Local, verified folder of a checkpoint; the base model's own folder for iteration 0."""
+        if self.model is not None and checkpoint.kind == "model":
+            return self.model.path
+        if checkpoint.digest not in self.locations:
+            place = await in_store_thread(self.store.local_dir, checkpoint, self.cache)
+            self.locations[checkpoint.digest] = place
+        return self.locations[checkpoint.digest]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact to be made: its place and identity."""
+
+    kind: str
+    artifact: str
+    step: str
+    version: int
+    config: dict[str, Any]
+    inputs: tuple[InputRef, ...]
+
+    @property
+    def key(self) -> str:
+        """The step key."""
+        return digest.step_key(self.step, self.version, self.config, {i.role: i.digest for i in self.inputs})
+
+    def record(self) -> StepRecord:
+        """The same as a manifest keeps it."""
+        return StepRecord(name=self.step, version=self.version, key=self.key, config=self.config)
+
+    def manifest(
+        self,
+        files: list[FileRecord],
+        started: str,
+        *,
+        stats: dict[str, Any],
+        seeds: dict[str, Any] | None = None,
+        engine: dict[str, Any] | None = None,
+        location: str | None = None,
+    ) -> Manifest:
+        """The manifest of the artifact with these files, and where and when it was made."""
+        files = sorted(files, key=lambda record: record.path)
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            kind=self.kind,
+            artifact=self.artifact,
+            digest=artifact_digest(self.kind, SCHEMA_VERSION, files),
+            files=files,
+            step=self.record(),
+            inputs=list(self.inputs),
+            stats=stats,
+            location=location,
+            code=provenance.code(),
+            packages=provenance.packages(),
+            hardware=provenance.hardware(),
+            seeds=seeds or {},
+            engine=engine or {},
+            started=started,
+            finished=now(),
+            prefect={k: str(v) for k, v in {"flow_run": flow_run.id, "task_run": task_run.id}.items() if v},
+        )
+
+
+def input_of(role: str, manifest: Manifest) -> InputRef:
+    """An artifact as an input."""
+    return InputRef(role=role, artifact=manifest.artifact, digest=manifest.digest)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+async def find(run: Run, work: Work) -> Manifest | None:
+    """The committed artifact, where there is one.
+
+    Raises:
+        StoreConflict: something else is committed in its place.
+    """
+    return await in_store_thread(run.store.find, work.artifact, work.key, step=work.record(), inputs=work.inputs)
+
+
+async def commit(run: Run, manifest: Manifest) -> Manifest:
+    """Write the manifest; from then on the artifact exists. Returns the winner's, should another have been first."""
+    return await in_store_thread(run.store.commit, manifest)
+
+
+def ended(step: str, note: str) -> None:
+    """Tell what a step came to: one line in the terminal and in the run's log."""
+    LISTENER.get().ended(step, note)
+    get_run_logger().info("%s: %s", step, note)
+
+
+def reused(step: str, manifest: Manifest) -> None:
+    """Tell that a step needs no work."""
+    ended(step, f"already done: {manifest.artifact} ({manifest.digest[:12]})")
+
+
+class Watch:
+    """Progress of one running step, towards the terminal and the Prefect UI."""
+
+    def __init__(self, step: str, total: int | None, unit: str) -> None:
+        self.step = step
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.detail = ""
+
+    def move(self, done: int, detail: str = "", total: int | None = None) -> None:
+        """Report how far the step is."""
+        self.done, self.detail = done, detail
+        if total is not None:
+            self.total = total
+        LISTENER.get().moved(self.step, self.done, self.total, self.detail)
+
+    @property
+    def percent(self) -> float:
+        """0 to 100."""
+        return 100.0 * min(1.0, self.done / self.total) if self.total else 0.0
+
+
+@contextlib.asynccontextmanager
+async def watch(step: str, total: int | None, unit: str) -> AsyncIterator[Watch]:
+    """Follow a step: bars or lines in the terminal, a progress artifact on its task run's page."""
+    one = Watch(step, total, unit)
+    LISTENER.get().began(step, total, unit)
+    artifact = await acreate_progress_artifact(progress=0.0, description=f"{step}: 0 of {total or '?'} {unit}")
+
+    async def publish() -> None:
+        text = f"{step}: {one.done} of {one.total or '?'} {unit}. {one.detail}".strip()
+        try:
+            await aupdate_progress_artifact(artifact, progress=round(one.percent, 1), description=text)
+        except Exception as error:  # noqa: BLE001 (what people see must not decide what becomes of the work)
+            get_run_logger().warning("The progress of %s could not be shown: %s", step, error)
+
+    async def follow() -> None:
+        shown = (0, "")
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            if (one.done, one.detail) != shown:
+                shown = (one.done, one.detail)
+                await publish()
+
+    follower = asyncio.create_task(follow())
+    try:
+        yield one
+        await publish()
+    finally:
+        follower.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await follower
+
+
+def worth_retrying(_task: "Task[..., Any]", _task_run: TaskRun, state: "State[Any]") -> bool:
+    """Retry what may pass by itself (a dead engine, a store that was away), not what a person must mend."""
+    return not isinstance(state.data, FemError)

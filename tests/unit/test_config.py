@@ -1,0 +1,140 @@
+"""The configuration: what it refuses and in which words, and what is part of its identity."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fem_core.config import RunConfig, load_config, parse_config, places_of
+from fem_core.errors import FemError
+
+SMALL = {"problems": {"source": "reasoning_gym", "dataset": "gcd"}}
+
+
+def written(tmp_path: Path, data: object) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({**SMALL, "schem": {}}, "Unknown key 'schem'; did you mean 'scheme'?"),
+        ({**SMALL, "scheme": {"nam": "rs"}}, "Unknown key 'scheme.nam'; did you mean 'scheme.name'?"),
+        ({**SMALL, "sample": {"engine": {"dtyp": "auto"}}}, "did you mean 'sample.engine.dtype'?"),
+        ({"problems": {"source": "reasoning_gym", "datset": "gcd"}}, "did you mean 'problems.dataset'?"),
+        ({**SMALL, "scheme": {"name": "gibbs"}}, "scheme.name: Input should be 'rs', 'star' or 'pps' (got 'gibbs')"),
+        ({**SMALL, "iterations": 0}, "iterations: Input should be greater than or equal to 1 (got 0)"),
+        ({**SMALL, "prompts": {"plain": "{question} {answer}"}}, "must not contain {answer}"),
+        ({**SMALL, "prompts": {"sample_exemplars": 1}}, "1 exemplars are asked for, but prompts.exemplars holds 0"),
+        ({**SMALL, "train": {"batch_size": 12, "micro_batch_size": 8}}, "not a multiple of micro_batch_size"),
+        ({"problems": {"source": "table", "test": 5}}, "name either problems.path"),
+        ({"problems": {"source": "table", "path": "a.jsonl"}}, "say where the test problems come from"),
+        ({}, "problems is missing; add it."),
+        ({**SMALL, "name": "../etc"}, "name: String should match pattern"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_way_out(tmp_path: Path, data: object, sentence: str) -> None:
+    with pytest.raises(FemError) as caught:
+        load_config(written(tmp_path, data))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_broken_yaml_are_said(tmp_path: Path) -> None:
+    with pytest.raises(FemError, match="no configuration file"):
+        load_config(tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(FemError, match="not valid YAML"):
+        load_config(broken)
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(FemError, match="mapping"):
+        load_config(broken)
+
+
+def test_names_on_the_command_line_are_text_whatever_they_look_like(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, SMALL), name="2026-10-02", store="/tmp/a #1")
+    assert (config.name, config.store) == ("2026-10-02", "/tmp/a #1")
+
+
+def test_credentials_in_the_stores_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(FemError, match="set them in the environment") as caught:
+        parse_config({**SMALL, "store": "s3://key:hunter2@bucket/x"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_overrides_reach_into_sections_and_are_typed(tmp_path: Path) -> None:
+    config = load_config(
+        written(tmp_path, SMALL),
+        ["scheme.name=rs", "scheme.budget=8", "train.learning_rate=1e-4", "problems.params={a: 1}"],
+    )
+    assert (config.scheme.name, config.scheme.budget, config.train.learning_rate) == ("rs", 8, 1e-4)
+    assert config.problems.params == {"a": 1}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("override", ["scheme.name", "=rs", "seed.x=1"])
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(FemError):
+        load_config(written(tmp_path, {**SMALL, "seed": 1}), [override])
+
+
+def test_the_digest_ignores_places_and_nothing_else(tmp_path: Path) -> None:
+    base = parse_config(SMALL)
+    elsewhere = parse_config(
+        {
+            **SMALL,
+            "name": "other",
+            "store": "s3://bucket/x",
+            "train": {"micro_batch_size": 4},
+            "sample": {"engine": {"kv_cache_gib": 9.0}},
+        }
+    )
+    assert base.digest() == elsewhere.digest()
+    changed = [{"seed": 1}, {"iterations": 2}, {"sample": {"temperature": 0.5}}, {"prompts": {"system": "x"}}]
+    digests = {parse_config({**SMALL, **change}).digest() for change in changed}
+    assert len(digests) == len(changed)
+    assert base.digest() not in digests
+
+
+def test_places_are_listed_by_dotted_name() -> None:
+    assert {"name", "store", "model.source", "sample.engine.max_num_seqs", "train.num_processes"} <= set(
+        places_of(parse_config(SMALL))
+    )
+
+
+def test_the_learning_rate_decays_linearly_over_iterations() -> None:
+    config = parse_config({**SMALL, "iterations": 5, "train": {"learning_rate": 1.0e-4}})
+    assert [round(config.learning_rate(k) / 1e-4, 10) for k in range(1, 6)] == [1.0, 0.8, 0.6, 0.4, 0.2]
+    flat = parse_config({**SMALL, "train": {"learning_rate": 1.0e-4, "decay": "none"}})
+    assert flat.learning_rate(5) == 1e-4
+
+
+def test_every_field_is_documented() -> None:
+    def undocumented(model: type) -> list[str]:
+        from fem_core.config import sections_at
+
+        missing = [f"{model.__name__}.{n}" for n, f in model.model_fields.items() if not f.description]
+        for name in model.model_fields:
+            for inner in sections_at(model, (name,)):
+                missing += undocumented(inner)
+        return missing
+
+    assert undocumented(RunConfig) == []
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml")))
+def test_the_shipped_configurations_are_valid(file: Path) -> None:
+    assert load_config(file).name == file.stem
+
+
+def test_help_and_configuration_errors_load_nothing_heavy() -> None:
+    code = (
+        "import sys, flows.cli, fem_core.config, fem_core.schemas;"
+        "bad = {'torch', 'vllm', 'prefect', 'transformers', 'datasets'} & set(sys.modules); sys.exit(','.join(bad) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
