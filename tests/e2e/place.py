@@ -1,0 +1,97 @@
+"""A place of its own for a run: a folder with a configuration and a store, the `fem` command in it, and how to watch it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FEM = str(Path(sys.executable).with_name("fem"))
+
+
+def ask(api: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """POST to the Prefect API."""
+    request = urllib.request.Request(
+        f"{api}{path}", json.dumps(body or {}).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@dataclass
+class Workplace:
+    """A folder with a configuration and a store, and the `fem` command in it."""
+
+    folder: Path
+    api: str
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "fem-store" / "runs" / "demo"
+
+    def command(self, *arguments: str) -> tuple[list[str], dict[str, Any]]:
+        env = {
+            **os.environ,
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "COLUMNS": "200",
+        }
+        return [FEM, *arguments], {"cwd": self.folder, "env": env, "text": True, "stdin": subprocess.DEVNULL}
+
+    def fem(self, *arguments: str, timeout: float = 400) -> "subprocess.CompletedProcess[str]":
+        command, options = self.command(*arguments)
+        return subprocess.run(command, capture_output=True, timeout=timeout, check=False, **options)
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        command, options = self.command(*arguments)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def workplace(folder: Path, api: str, **changes: Any) -> Workplace:
+    """The demo at a size of seconds; ``changes`` by section."""
+    config = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    config.update(iterations=2, store="./fem-store")
+    config["problems"].update(train=16, test=12)
+    config["sample"].update(max_tokens=40, problems_per_part=4)
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            config.setdefault(section, {}).update(values)
+        else:
+            config[section] = values
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "demo.yaml").write_text(yaml.safe_dump(config))
+    return Workplace(folder, api)
+
+
+def children_of(pid: int, marker: str) -> list[psutil.Process]:
+    """Descendants whose command line holds the marker."""
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for process in family:
+        try:
+            if any(marker in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def until(condition: Any, seconds: float, what: str) -> Any:
+    """Poll until the condition is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
