@@ -1,12 +1,12 @@
 """The Arrow schema of every table in the store. Each column carries its description in the field's metadata.
 
 Contract: writers build tables with these schemas and nothing else; a change that old readers cannot take raises
-``SCHEMA_VERSION``.
+``SCHEMA_VERSION`` and gets a step in ``fem_core.store.migrations``.
 """
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _column(name: str, type_: pa.DataType, description: str, nullable: bool = False) -> pa.Field:

@@ -11,23 +11,20 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from fem_core.config import RunConfig, load_config
 from fem_core.errors import FemError
+from flows.commands.options import DEFAULT_STORE, RunName, Set, StoreUrl
 
 app = App(
     name="fem",
     help="Make a language model learn to reason by expectation maximization, with a record of everything.",
     version_flags=["--version"],
 )
-
-Set = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=False, negative=())]
-StoreUrl = Annotated[str | None, Parameter(name="--store")]
-RunName = Annotated[str | None, Parameter(name="--run")]
 
 
 def resolve(config: Path, run: str | None, store: str | None, overrides: tuple[str, ...]) -> RunConfig:
@@ -136,7 +133,7 @@ def show(run: str, *, store: StoreUrl = None) -> None:
     from fem_core.report.summary import HEADERS, cells, notes, summarise, title
     from fem_core.store.store import Store
 
-    summary = summarise(Store.open(store or "./fem-store", check=False), run)
+    summary = summarise(Store.open(store or DEFAULT_STORE, check=False), run)
     table = Table(box=None, pad_edge=False)
     for header in HEADERS:
         table.add_column(header, justify="right" if header != "iteration" else "left", no_wrap=True)
@@ -159,7 +156,7 @@ def doctor(*, store: StoreUrl = None) -> None:
     """
     from flows.doctor import examine
 
-    findings = examine(store or "./fem-store")
+    findings = examine(store or DEFAULT_STORE)
     for finding in findings:
         print(f"{finding.state:4}  {finding.what}" + (f"\n      {finding.mend}" if finding.mend else ""))
     if any(finding.state == "FAIL" for finding in findings):

@@ -20,7 +20,6 @@ from fem_core.preview import Lengths, check_lengths, examples, examples_json
 from fem_core.problems.problem import Problem, to_table
 from fem_core.problems.registry import ProblemSet, load
 from fem_core.prompts import ChatTokens
-from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store import layout
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
 from fem_core.store.store import Store
@@ -181,7 +180,7 @@ def find(store: Store, name: str, config: RunConfig, here: BaseModelFolder) -> P
 
 
 def _same_model(run_name: str, here: BaseModelFolder, recorded: Manifest) -> None:
-    digest = artifact_digest("model", SCHEMA_VERSION, model_files(here))
+    digest = artifact_digest("model", model_files(here))
     if digest != recorded.digest:
         raise StoreConflict(
             f"Run {run_name!r} was begun with the base model {recorded.digest[:12]} ({recorded.location}), but "

@@ -132,7 +132,7 @@ class Work:
             schema_version=SCHEMA_VERSION,
             kind=self.kind,
             artifact=self.artifact,
-            digest=artifact_digest(self.kind, SCHEMA_VERSION, files),
+            digest=artifact_digest(self.kind, files),
             files=files,
             step=self.record(),
             inputs=list(self.inputs),

@@ -1,8 +1,14 @@
 """What every test may use."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+
+from deployments.s3 import BUCKET, S3Server
+from fem_core.store.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -14,3 +20,34 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; its endpoint and credentials are in the environment while the tests run."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    before = {name: os.environ.get(name) for name in server.environment}
+    server.start()
+    os.environ.update(server.environment)
+    yield server
+    server.stop()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(params=["local", "s3"])
+def root_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty root of each kind that people use."""
+    if request.param == "local":
+        return str(tmp_path / "root")
+    request.getfixturevalue("s3_server")
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture
+def real_store(root_url: str) -> Store:
+    """An empty store on a local root, and one on S3."""
+    return Store.open(root_url)

@@ -57,6 +57,10 @@ class Root(Protocol):
     def children(self, path: str) -> list[str]:
         """Names directly below a folder, sorted; none where there is no folder."""
 
+    def files(self, path: str) -> dict[str, int]:
+        """All objects below a folder, at any depth, by path relative to it, with their bytes; sorted. None of another
+        writer's unfinished local files."""
+
     def remove(self, path: str) -> None:
         """Remove an object that is there."""
 
@@ -157,6 +161,16 @@ class LocalRoot:
         folder = self.at(path)
         return sorted(os.listdir(folder)) if folder.is_dir() else []
 
+    def files(self, path: str) -> dict[str, int]:
+        folder = self.at(path)
+        found = {}
+        for here, _, names in os.walk(folder):
+            for name in names:
+                if not name.startswith(TEMPORARY):
+                    file = Path(here, name)
+                    found[file.relative_to(folder).as_posix()] = file.stat().st_size
+        return dict(sorted(found.items()))
+
     def remove(self, path: str) -> None:
         self.at(path).unlink()
 
@@ -236,6 +250,15 @@ class RemoteRoot:
         below = f"{self._at(path)}/".lstrip("/")  # some servers list an empty folder as its own child
         names = (str(name).strip("/") for name in found)
         return sorted(name.removeprefix(below) for name in names if name.startswith(below))
+
+    def files(self, path: str) -> dict[str, int]:
+        below = f"{self._at(path)}/".lstrip("/")
+        try:
+            found = self._fs.find(self._at(path), detail=True)
+        except FileNotFoundError:
+            return {}
+        sizes = {str(name).lstrip("/"): int(info["size"]) for name, info in found.items() if info["type"] == "file"}
+        return {name.removeprefix(below): sizes[name] for name in sorted(sizes) if name.startswith(below)}
 
     def remove(self, path: str) -> None:
         self._fs.rm_file(self._at(path))

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fem_core.digest import canonical_json, digest
-from fem_core.errors import Corrupt, FemError
-from fem_core.schemas import SCHEMA_VERSION
+from fem_core.errors import Corrupt
+from fem_core.store.migrations import migrate
 
 _R = TypeVar("_R", bound="Record")
 
@@ -73,7 +73,7 @@ class Manifest(Record):
     """The record of one artifact. The artifact exists because this does."""
 
     schema_version: int
-    """Of this record and of the tables it names (``fem_core.schemas.SCHEMA_VERSION``)."""
+    """Of this record (``fem_core.schemas.SCHEMA_VERSION``); older ones are read through ``migrations``."""
     kind: str
     """What the artifact is: problems, attempts, rationales, checkpoint, …"""
     artifact: str
@@ -90,6 +90,8 @@ class Manifest(Record):
     """Figures for people and reports."""
     location: str | None = None
     """Only where the files lie outside the store: the base model's folder or hub name. Not in the digest."""
+    source: str | None = None
+    """Only where a fork refers to what another run made: the artifact that holds the files. Not in the digest."""
     code: dict[str, Any]
     """``provenance.code()``."""
     packages: dict[str, Any]
@@ -130,10 +132,14 @@ class RunRecord(Record):
         return {name: _scrubbed(value) for name, value in places.items()}
 
 
-def artifact_digest(kind: str, schema_version: int, files: Sequence[FileRecord]) -> str:
-    """SHA-256 over the kind, the schema version and (path, sha256) of the files, sorted by path."""
+def artifact_digest(kind: str, files: Sequence[FileRecord]) -> str:
+    """SHA-256 over the kind and (path, sha256) of the files, sorted by path.
+
+    The 1 is the version of this formula. It stays when the record's form changes, so that the same content keeps its
+    digest for ever.
+    """
     content = sorted([file.path, file.sha256] for file in files)
-    return digest({"kind": kind, "schema_version": schema_version, "files": content})
+    return digest({"kind": kind, "schema_version": 1, "files": content})
 
 
 def to_json(record: Record) -> bytes:
@@ -154,15 +160,8 @@ def read_manifest(text: bytes, where: str) -> Manifest:
         FemError: it was written by a newer version of this program.
         Corrupt: it is no manifest, or its digest is not that of its own list of files.
     """
-    values = _mapping(text, where)
-    version = values.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise FemError(
-            f"{where} has schema version {version}, and this program reads versions up to {SCHEMA_VERSION}. "
-            "Read it with the newer version of this program that wrote it."
-        )
-    manifest = _validated(Manifest, values, where)
-    if manifest.digest != artifact_digest(manifest.kind, manifest.schema_version, manifest.files):
+    manifest = _validated(Manifest, migrate(_mapping(text, where), where), where)
+    if manifest.digest != artifact_digest(manifest.kind, manifest.files):
         raise Corrupt(
             f"{where} records a digest that is not the digest of the files it lists, so it was changed after it was "
             "written. Restore it from a backup, or move the artifact's folder away and run again."

@@ -1,7 +1,7 @@
 """Reading an artifact's files, each checked against its manifest before anybody uses it.
 
 Contract: what these return has the recorded SHA-256; anything else is ``Corrupt``, naming the file. Files lie in the
-artifact's folder, or in the folder ``manifest.location`` where that is set.
+artifact's folder, in that of the artifact ``manifest.source``, or in the folder ``manifest.location``.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
 def _pieces(root: Root, manifest: Manifest, record: FileRecord) -> Iterator[bytes]:
     try:
         if manifest.location is None:
-            yield from root.pieces(f"{manifest.artifact}/{record.path}")
+            yield from root.pieces(f"{holder(manifest)}/{record.path}")
         else:
             yield from LocalRoot(_outside(manifest)).pieces(record.path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -84,8 +84,13 @@ def _compare(root: Root, manifest: Manifest, record: FileRecord, found: str) -> 
         )
 
 
+def holder(manifest: Manifest) -> str:
+    """The artifact whose folder holds the files: itself, or the one that a fork refers to."""
+    return manifest.source or manifest.artifact
+
+
 def _place(root: Root, manifest: Manifest) -> str:
-    return manifest.location or f"{root.url}/{manifest.artifact}"
+    return manifest.location or f"{root.url}/{holder(manifest)}"
 
 
 def _outside(manifest: Manifest) -> Path:
@@ -107,7 +112,7 @@ def _own_folder(root: Root, manifest: Manifest) -> Path | None:
         return _outside(manifest)
     if not isinstance(root, LocalRoot):
         return None
-    folder = root.at(manifest.artifact)
+    folder = root.at(holder(manifest))
     known = {record.path for record in manifest.files} | {layout.MANIFEST}
     there = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
     return folder if all(path.relative_to(folder).as_posix() in known for path in there) else None

@@ -7,6 +7,7 @@ calls are synchronous and safe from several threads and processes; none belongs 
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +29,9 @@ from fem_core.store.manifest import (
     to_json,
 )
 from fem_core.store.probe import probe
+
+_READERS = 16
+"""Manifests read at a time."""
 
 _OTHER_RUN = "A run has one configuration: start this one under another name with --run NAME."
 
@@ -59,9 +63,10 @@ class Store:
         """Where the store is, without credentials."""
         return self._root.url
 
-    def exists(self, path: str) -> bool:
-        """Whether a file or a non-empty folder lies at a path relative to the root."""
-        return self._root.size(path) is not None or bool(self._root.children(path))
+    @property
+    def root(self) -> Root:
+        """The place itself, for what copies, audits and collects whole objects."""
+        return self._root
 
     # -- artifacts ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +171,7 @@ class Store:
             ValueError: the manifest's digest is not that of its files.
             TypeError: the manifest holds a value with no stable serialisation.
         """
-        if manifest.digest != artifact_digest(manifest.kind, manifest.schema_version, manifest.files):
+        if manifest.digest != artifact_digest(manifest.kind, manifest.files):
             raise ValueError(f"the manifest of {manifest.artifact} has another digest than the files it lists")
         text = to_json(manifest)
         winner = self._winner(manifest)
@@ -174,7 +179,7 @@ class Store:
             return winner
         if manifest.location is None:
             for record in manifest.files:
-                path = f"{manifest.artifact}/{record.path}"
+                path = f"{reading.holder(manifest)}/{record.path}"
                 size = self._root.size(path)
                 if size != record.bytes:
                     raise Corrupt(
@@ -244,6 +249,18 @@ class Store:
             f"The run {record.name!r} is in the store with another configuration"
             f"{': ' + '; '.join(lines) if lines else ''}. {_OTHER_RUN}"
         )
+
+    def artifacts(self, run: str) -> list[Manifest]:
+        """The manifests of all artifacts of a run, in path order; read side by side, as a store may be far away."""
+        top = layout.run_dir(run)
+        inner = [
+            f"{top}/{name}/{child}"
+            for name in self._root.children(top)
+            for child in self._root.children(f"{top}/{name}")
+        ]
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = readers.map(self.manifest, sorted({path.rpartition("/")[0] for path in inner} | set(inner)))
+            return [manifest for manifest in found if manifest is not None]
 
     def runs(self) -> list[RunRecord]:
         """All runs, by name."""

@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             schema_version=SCHEMA_VERSION,
             kind="problems",
             artifact=artifact,
-            digest=artifact_digest("problems", SCHEMA_VERSION, files),
+            digest=artifact_digest("problems", files),
             files=files,
             step=StepRecord(name="prepare", version=1, key=KEY, config={}),
             inputs=[],

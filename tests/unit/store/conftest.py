@@ -1,4 +1,4 @@
-"""A store on each kind of root that needs no server, and a committed artifact in it."""
+"""A store on each kind of root, S3 on a real server, and a committed artifact in it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from deployments.s3 import BUCKET
 from fem_core.digest import step_key
 from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, StepRecord, artifact_digest
@@ -17,10 +18,14 @@ from fem_core.store.store import Store
 MakeManifest = Callable[..., Manifest]
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "local":
         yield Store.open(str(tmp_path / "root"))
+        return
+    if request.param == "s3":
+        request.getfixturevalue("s3_server")
+        yield Store.open(f"s3://{BUCKET}/{uuid4().hex}")
         return
     url = f"memory://{uuid4().hex}"
     yield Store.open(url)
@@ -56,7 +61,7 @@ def make_manifest() -> MakeManifest:
             "schema_version": SCHEMA_VERSION,
             "kind": "attempts",
             "artifact": artifact,
-            "digest": artifact_digest("attempts", SCHEMA_VERSION, files),
+            "digest": artifact_digest("attempts", files),
             "files": files,
             "step": StepRecord(name="sample", version=1, key=step_key("sample", 1, config, inputs), config=config),
             "inputs": [InputRef(role=role, artifact=f"runs/x/{role}", digest=d) for role, d in inputs.items()],

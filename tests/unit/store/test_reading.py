@@ -72,7 +72,7 @@ def test_a_local_folder_holds_exactly_the_files(store: Store, checkpoint: Path, 
         folder = store.local_dir(manifest, tmp_path / "cache")
         assert (folder / "model.safetensors").read_bytes() == WEIGHTS
         assert (folder / "nested/config.json").read_text() == "{}"
-    assert (folder == tmp_path / "cache" / manifest.digest) == store.url.startswith("memory")
+    assert (folder == tmp_path / "cache" / manifest.digest) == ("://" in store.url)
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
 

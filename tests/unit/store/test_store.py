@@ -82,10 +82,14 @@ def test_another_step_key_is_a_conflict_that_lists_what_differs(store: Store, ma
 def test_a_manifest_of_a_newer_program_is_refused(store: Store, make_manifest) -> None:
     store.commit(make_manifest(ARTIFACT, [], schema_version=SCHEMA_VERSION, stats={"x": 1}))
     path = f"{ARTIFACT}-new"
-    text = make_manifest(path, []).model_dump_json().replace('"schema_version":1', '"schema_version":99,"news":true')
+    text = (
+        make_manifest(path, [])
+        .model_dump_json()
+        .replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99,"news":true')
+    )
     store.write_bytes(path, "_manifest.json", text.encode())
     with pytest.raises(
-        FemError, match=r"has schema version 99, and this program reads versions up to 1\. Read it with"
+        FemError, match=r"has schema version 99, and this program reads versions up to \d+\. Read it with"
     ):
         store.manifest(path)
 
@@ -168,7 +172,6 @@ def test_a_run_is_created_once_and_found_again(store: Store) -> None:
     assert store.run("demo") == RUN
     store.create_run(RUN.model_copy(update={"name": "another"}))
     assert [run.name for run in store.runs()] == ["another", "demo"]
-    assert store.exists("runs/demo/run.json") and store.exists("runs") and not store.exists("runs/none")
 
 
 def test_a_run_of_the_same_name_with_another_configuration_lists_each_difference(store: Store) -> None:

@@ -1,0 +1,173 @@
+"""A whole run in a store without a model: every artifact made by the steps' own code from drawn-up texts.
+
+Contract: ``make_run(store)`` gives what a finished run of two iterations leaves, byte for byte the same each time but
+for times, code and hardware; only the weights are not weights. What needs a run to read, copy, audit or collect takes
+this one.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fem_core.config import RunConfig, parse_config
+from fem_core.digest import derive_seed
+from fem_core.evaluate.score import score
+from fem_core.filter.rationales import filter_attempts
+from fem_core.filter.verdict import judge
+from fem_core.problems.problem import Problem, make_problem, to_table
+from fem_core.problems.verifier import Verifier
+from fem_core.sample.draw import draw_stats
+from fem_core.schemas import ATTEMPTS, TRAINING_LOG
+from fem_core.store import layout
+from fem_core.store.manifest import InputRef, Manifest
+from fem_core.store.store import Store
+from tasks import evaluate, prepare, sample, step, train
+from tasks import filter as filter_task
+
+PER_PART = 4
+"""Problems per part file."""
+
+
+def made_config(name: str = "made", **changes: Any) -> RunConfig:
+    """Sums of two numbers, drawn with STaR."""
+    values: dict[str, Any] = {
+        "name": name,
+        "iterations": 2,
+        "problems": {"source": "table", "path": "sums.jsonl", "answer_kind": "number", "test": 4},
+        "scheme": {"name": "star", "budget": 1},
+        "sample": {"problems_per_part": PER_PART},
+    }
+    return parse_config(values | changes)
+
+
+def problems_of(numbers: range) -> list[Problem]:
+    """One sum per number."""
+    return [make_problem(f"What is {n} + {n + 1}?", str(2 * n + 1), "number") for n in numbers]
+
+
+def make_run(store: Store, config: RunConfig | None = None, iterations: int | None = None) -> list[Manifest]:
+    """Write the run; its manifests in the order in which they were committed.
+
+    Args:
+        iterations: stop after so many, as a run that was killed; all by default.
+    """
+    config = config or made_config()
+    name, made = config.name or "made", []
+    store.create_run(prepare.run_record(name, config))
+
+    def commit(todo: step.Work, files: list[Any], stats: dict[str, Any], **more: Any) -> Manifest:
+        made.append(store.commit(todo.manifest(files, step.now(), stats=stats, **more)))
+        return made[-1]
+
+    sides = {"train": problems_of(range(10)), "test": problems_of(range(100, 104))}
+    source = (InputRef(role="sums.jsonl", artifact="sums.jsonl", digest="5" * 64),)
+    split: dict[str, Manifest] = {}
+    for side, problems in sides.items():
+        todo = prepare.problems_work(name, config, side, source)
+        file = store.write_table(todo.artifact, layout.part_name(0), to_table(problems), todo.key)
+        split[side] = commit(todo, [file], {"problems": len(problems), "notes": []}, seeds={"run": config.seed})
+    todo = prepare.model_work(name, config)
+    model = commit(todo, [store.write_bytes(todo.artifact, "model.safetensors", b"base")], {"context_length": 64})
+    todo = prepare.prompts_work(name, config, split["train"], split["test"], model)
+    lengths = {"longest_prompt": 40, "longest_sequence": 60}
+    prompts = commit(todo, [store.write_bytes(todo.artifact, "examples.json", b"[]\n")], lengths)
+    del prompts
+    _evaluate(store, config, 0, sides, split, model, commit)
+    checkpoint = model
+    for k in range(1, (iterations or config.iterations) + 1):
+        todo = sample.work(name, config, k, split["train"], checkpoint)
+        tables = [
+            _attempts(sides["train"][i : i + PER_PART], config.seed, k, hinted=True) for i in range(0, 10, PER_PART)
+        ]
+        attempts = commit(
+            todo,
+            [store.write_table(todo.artifact, layout.part_name(n), t, todo.key) for n, t in enumerate(tables)],
+            draw_stats(tables),
+            seeds={"run": config.seed},
+            engine={"weights": checkpoint.digest, "dtype": "float32"},
+        )
+        filtered = filter_attempts(sides["train"], tables, config.filter, config.prompts)
+        for kind, table in (("verdicts", filtered.verdicts), ("rationales", filtered.rationales)):
+            todo = filter_task.work(name, config, k, kind, split["train"], attempts)
+            file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
+            rationales = commit(todo, [file], filtered.stats)
+        todo = train.work(name, config, k, rationales, model if config.train.init == "base" else checkpoint)
+        log = {"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 1e-4, "seconds": 1.0}
+        checkpoint = commit(
+            todo,
+            [
+                store.write_bytes(todo.artifact, "config.json", json.dumps({"k": k}).encode()),
+                store.write_bytes(
+                    todo.artifact, "model.safetensors", f"weights {k} of seed {config.seed}".encode() * 9
+                ),
+                store.write_table(
+                    todo.artifact,
+                    "training_log.parquet",
+                    pa.Table.from_pylist([log], schema=TRAINING_LOG),
+                    todo.key,
+                ),
+            ],
+            {"rationales": filtered.stats["accepted"], "steps": 1},
+            seeds={"run": config.seed},
+        )
+        _evaluate(store, config, k, sides, split, checkpoint, commit)
+    return made
+
+
+def _evaluate(
+    store: Store,
+    config: RunConfig,
+    k: int,
+    sides: dict[str, list[Problem]],
+    split: dict[str, Manifest],
+    checkpoint: Manifest,
+    commit: Any,
+) -> None:
+    name, exemplars = config.name or "made", config.prompts.train_exemplars
+    todo = evaluate.predictions_work(name, config, k, split["test"], checkpoint, exemplars)
+    table = _attempts(sides["test"], config.seed, k, hinted=False)
+    file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
+    predictions = commit(todo, [file], draw_stats([table]))
+    todo = evaluate.scores_work(name, config, k, split["train"], split["test"], predictions, exemplars)
+    scores = score([table], sides["train"], sides["test"])
+    text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
+    commit(todo, [store.write_bytes(todo.artifact, evaluate.SCORES, text)], scores)
+
+
+def _attempts(problems: list[Problem], run_seed: int, k: int, *, hinted: bool) -> pa.Table:
+    """Every third problem is answered wrong; drawn again with the hint, where there is one, it is right."""
+    rows = []
+    with Verifier() as verifier:
+        for problem in problems:
+            right = int(problem.answer) % 3 != 0
+            tries = [("plain", right)] if right or not hinted else [("plain", False), ("hinted", True)]
+            for attempt, (kind, correct) in enumerate(tries):
+                answer = problem.answer if correct else "0"
+                text = f"Adding the two numbers in iteration {k} gives the sum.\nAnswer: {answer}"
+                judgement = judge(text, "stop", problem, verifier)
+                rows.append(
+                    {
+                        "problem_id": problem.problem_id,
+                        "attempt": attempt,
+                        "prompt_kind": kind,
+                        "exemplars": 0,
+                        "text": text,
+                        "answer": judgement.answer,
+                        "verdict": judgement.verdict,
+                        "finish_reason": "stop",
+                        "prompt_tokens": 30,
+                        "completion_tokens": 12,
+                        "logprob": -3.5,
+                        "seed": derive_seed(run_seed, k, problem.problem_id, attempt),
+                    }
+                )
+    return pa.Table.from_pylist(rows, schema=ATTEMPTS)
+
+
+def golden(folder: Path) -> None:
+    """Write a golden store with this version's code; run it before ``SCHEMA_VERSION`` is raised:
+    ``PYTHONPATH=.:tests python -c 'import pathlib, made_run; made_run.golden(pathlib.Path("tests/golden/store-v2"))'``.
+    """
+    make_run(Store.open(str(folder)))
