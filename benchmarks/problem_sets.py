@@ -1,4 +1,4 @@
-"""Which problem set can a 135M model learn in one iteration? Its table is not in docs/findings.md yet.
+"""Which problem set can a 135M model learn in one iteration? The table of docs/findings.md, "What did not work".
 
 ``python benchmarks/problem_sets.py [--store URL]`` runs one PPS iteration of ``configs/demo.yaml`` on each candidate
 (about two minutes each on two cores; finished runs are reused) and prints one Markdown row per set.
