@@ -276,6 +276,9 @@ class TrainConfig(Section):
     """Type of the saved weights. bfloat16 halves the store, and rounds away updates smaller than about 0.4 % of a weight."""
     num_processes: int = Field(1, ge=1, json_schema_extra=PLACE)
     """Processes that ``accelerate launch`` starts: one per GPU."""
+    save_minutes: float | None = Field(10.0, gt=0, json_schema_extra=PLACE)
+    """Minutes between two saved states of the trainer, from which a killed M-step resumes; null saves none. A state takes
+    about three times the weights' size on the disk and in the store, LoRA's little more than its adapters'."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainConfig":
@@ -296,6 +299,31 @@ class EvaluateConfig(Section):
     """Also score the base model with the sampling exemplars, when they differ from the training ones: the fair baseline."""
 
 
+class S3Config(Section):
+    """How the S3 server of a store is reached. Secrets do not belong here: they come from the environment, from the
+    profile, or from a Prefect block."""
+
+    endpoint_url: str | None = None
+    """URL of the server, such as ``http://127.0.0.1:8333``; ``AWS_ENDPOINT_URL`` or Amazon's by default."""
+    addressing_style: Literal["auto", "path", "virtual"] | None = None
+    """Bucket names in the path or in the host name; ``FEM_S3_ADDRESSING_STYLE`` or ``auto`` by default."""
+    profile: str | None = None
+    """Profile of the AWS configuration files; ``AWS_PROFILE`` by default."""
+    credentials_block: str | None = None
+    """Name of a Prefect Secret block with a JSON object of ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``."""
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_holds_no_secret(cls, url: str | None) -> str | None:
+        return None if url is None else _without_credentials(url)
+
+
+def _without_credentials(url: str) -> str:
+    if "://" in url and "@" in url.split("://", 1)[1].split("/", 1)[0]:
+        raise ValueError("credentials do not belong in a URL, which is recorded; set them in the environment")
+    return url
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -303,6 +331,8 @@ class RunConfig(Section):
     """The run's name in the store; the file's name by default."""
     store: str = Field("./fem-store", json_schema_extra=PLACE)
     """Where artifacts are kept: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
+    s3: S3Config = Field(S3Config(), json_schema_extra=PLACE)
+    """How an S3 store is reached."""
     iterations: int = Field(5, ge=1)
     """K, the number of EM iterations."""
     seed: int = Field(0, ge=0)
@@ -327,9 +357,7 @@ class RunConfig(Section):
     @field_validator("store")
     @classmethod
     def _store_holds_no_secret(cls, url: str) -> str:
-        if "://" in url and "@" in url.split("://", 1)[1].split("/", 1)[0]:
-            raise ValueError("credentials do not belong in a URL, which is recorded; set them in the environment")
-        return url
+        return _without_credentials(url)
 
     def identity(self) -> dict[str, Any]:
         """The configuration as plain JSON values, without the fields marked ``PLACE``."""
@@ -372,7 +400,7 @@ def places_of(section: BaseModel) -> dict[str, Any]:
         value = getattr(section, name)
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("identity") is False:
-            found[name] = value
+            found[name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         elif isinstance(value, BaseModel):
             found.update({f"{name}.{inner}": v for inner, v in places_of(value).items()})
     return found
@@ -398,8 +426,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = (), **top: s
         raise FemError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
     if not isinstance(data, dict):
         raise FemError(f"{path} does not hold a mapping of settings. See docs/configuration.md for its form.")
-    for override in overrides:
-        _override(data, override)
+    for text in overrides:
+        override(data, text)
     data |= top
     data.setdefault("name", file.stem)
     return parse_config(data)
@@ -413,23 +441,26 @@ def parse_config(data: typing.Mapping[str, Any]) -> RunConfig:
         raise FemError(explain(error)) from error
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(data: dict[str, Any], text: str) -> None:
+    """Apply one ``a.b=c`` to a configuration as plain values; c is YAML.
+
+    Raises:
+        FemError: it is malformed.
+    """
+    key, equals, written = text.partition("=")
     if not equals or not key.strip():
-        raise FemError(
-            f"--set {override!r} is not of the form section.key=value. Write for example --set scheme.name=rs."
-        )
+        raise FemError(f"--set {text!r} is not of the form section.key=value. Write for example --set scheme.name=rs.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.safe_load(written)
     except yaml.YAMLError as error:
-        raise FemError(f"The value in --set {override!r} is not valid YAML. Quote it.") from error
+        raise FemError(f"The value in --set {text!r} is not valid YAML. Quote it.") from error
     if isinstance(value, str):
         value = _number(value)
     *path, last = key.strip().split(".")
     for name in path:
         inner = data.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise FemError(f"--set {override!r} goes through {name!r}, which is not a section.")
+            raise FemError(f"--set {text!r} goes through {name!r}, which is not a section.")
         data = inner
     data[last] = value
 
@@ -457,7 +488,7 @@ def explain(error: ValidationError) -> str:
             sentences.append(f"{where} is missing; add it.")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            value = None if loc == ["store"] else item.get("input")  # it may hold a secret
+            value = None if loc in (["store"], ["s3", "endpoint_url"]) else item.get("input")  # it may hold a secret
             shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
             sentences.append(f"{where}: {message}{shown}.")
     return " ".join(sentences)

@@ -17,5 +17,9 @@ class Corrupt(FemError):
     """A file in the store does not have the digest that its manifest records."""
 
 
+class StoreAway(Exception):
+    """The store does not answer, after all the patience it was given. Nothing is wrong that waiting could not mend."""
+
+
 class VerifierTimeout(Exception):
     """A verifier did not answer within its time limit; the verdict is then ``verifier_timeout``."""

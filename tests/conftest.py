@@ -13,6 +13,15 @@ from fem_core.store.store import Store
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the S3 server, however it asks for it: `make test-fast` leaves it out."""
+    for item in items:
+        values = getattr(item, "callspec", None)
+        asked = set(map(str, values.params.values())) if values else set()
+        if "s3_server" in getattr(item, "fixturenames", ()) or asked & {"s3", "remote"}:
+            item.add_marker("s3")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data beside the repository, where it is there."""
@@ -30,7 +39,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.start()
     os.environ.update(server.environment)
     yield server
-    server.stop()
+    server.kill()  # in good order it takes ten seconds, and its folder goes anyway
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)

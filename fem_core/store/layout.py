@@ -11,6 +11,12 @@ from fem_core.errors import FemError
 MANIFEST = "_manifest.json"
 """Written last; the underscore keeps it out of parquet and datasets globs."""
 
+COLLECTED = "_collected.json"
+"""Beside the manifest of an artifact whose files ``fem gc`` removed: when and why."""
+
+DELETED = "deleted.json"
+"""The mark of a deleted run, beside its run.json."""
+
 RUNS = "runs"
 """The folder of all runs."""
 
@@ -29,6 +35,16 @@ def run_dir(run: str) -> str:
 def run_json(run: str) -> str:
     """The run's record."""
     return f"{run_dir(run)}/run.json"
+
+
+def deleted_json(run: str) -> str:
+    """The mark of a deleted run: ``fem gc`` removes its data, and keeps its records."""
+    return f"{run_dir(run)}/{DELETED}"
+
+
+def lease(run: str) -> str:
+    """The folder of the run's lease: who works on it now."""
+    return f"{run_dir(run)}/lease"
 
 
 def problems(run: str, split: str) -> str:
@@ -56,6 +72,38 @@ def iteration(run: str, k: int, kind: str) -> str:
     if k < 0:
         raise ValueError(f"iteration {k} is negative")
     return f"{run_dir(run)}/iteration={k:03d}/{_name('artifact', kind)}"
+
+
+def moved(artifact: str, run: str) -> str:
+    """The same place in another run: ``runs/a/iteration=001/attempts`` to ``runs/b/iteration=001/attempts``."""
+    return f"{run_dir(run)}/{artifact.split('/', 2)[2]}"
+
+
+def run_of(artifact: str) -> str:
+    """The run that an artifact is in: ``a`` for ``runs/a/iteration=001/attempts``."""
+    return artifact.split("/", 2)[1]
+
+
+def trainer_state(run: str, k: int, step: int) -> str:
+    """The artifact of a half-done M-step, after that many optimizer steps; it goes once the checkpoint is there."""
+    return f"{iteration(run, k, 'trainer')}/step-{step:07d}"
+
+
+def iteration_of(artifact: str) -> str:
+    """The folder of the iteration that an artifact is in: ``runs/a/iteration=001``."""
+    return "/".join(artifact.split("/")[:3])
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a folder below ``runs`` can be a run's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_in_artifact(path: str) -> bool:
+    """Whether a file of a run lies in an artifact's folder, finished or not, rather than beside them: run.json, leases."""
+    inner = path.split("/")[2:]
+    beside = 2 if inner[0].startswith("iteration=") else 1
+    return len(inner) > beside and not path.startswith(f"{lease(run_of(path))}/")
 
 
 def part_name(n: int) -> str:

@@ -4,13 +4,14 @@ Contract: either the root passes or a FemError says in one sentence what is wron
 object is removed again. A backend that ignores the condition would let two runs overwrite each other unnoticed.
 """
 
-import errno
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from fem_core.errors import FemError
-from fem_core.store.fs import LocalRoot, Root
+from fem_core.store.local import LocalRoot
+from fem_core.store.patience import sentences
+from fem_core.store.root import Root
 
 FOLDER = ".fem-probe"
 
@@ -27,7 +28,7 @@ def probe(root: Root) -> None:
     except FemError:
         raise
     except Exception as error:  # every filesystem has its own exceptions; all of them mean that the store is unusable
-        raise FemError(_sentences(root.url, error)) from error
+        raise FemError(sentences(root.url, error)) from error
     if isinstance(root, LocalRoot):
         with suppress(OSError):  # another process is probing
             root.at(FOLDER).rmdir()
@@ -45,21 +46,3 @@ def _missing_folders(root: Root) -> list[Path]:
     if not isinstance(root, LocalRoot):
         return []
     return [folder for folder in (root.folder, *root.folder.parents) if not folder.exists()]
-
-
-def _sentences(url: str, error: BaseException) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    name = type(error).__name__
-    if isinstance(error, PermissionError) or number == errno.EROFS:
-        return f"The store {url} may not be written with your rights. Check permissions and credentials."
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of the store {url} is full. Free some space or name another store."
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return f"The store {url} cannot be a folder, as a file lies on its path. Name another folder."
-    if isinstance(error, FileNotFoundError):
-        return f"The place of the store {url} does not exist. Create the bucket, or correct the name."
-    if "Credential" in name:
-        return f"There are no credentials for the store {url}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-    if isinstance(error, (ConnectionError, TimeoutError)) or "Connect" in name or "Timeout" in name:
-        return f"The store {url} does not answer ({name}). Check the network and AWS_ENDPOINT_URL."
-    return f"The store {url} could not be written ({name}). Check its URL and the server's log, or name another store."

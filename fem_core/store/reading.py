@@ -8,14 +8,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError
 from fem_core.store import layout
-from fem_core.store.fs import TEMPORARY, LocalRoot, Root
+from fem_core.store.local import LocalRoot
 from fem_core.store.manifest import FileRecord, Manifest
+from fem_core.store.root import TEMPORARY, Root
 
 _REDO = "Restore it from a backup, or move the artifact's folder away and run again to redo this step."
 
@@ -36,12 +38,21 @@ def read_bytes(root: Root, manifest: Manifest, name: str) -> bytes:
     """One file, whole."""
     for record in manifest.files:
         if record.path == name:
-            data = b"".join(_pieces(root, manifest, record))
-            _compare(root, manifest, record, hashlib.sha256(data).hexdigest())
-            return data
+            return read_file(root, manifest, record)
     raise FemError(
         f"{manifest.artifact} has no file {name!r}. It has: {', '.join(record.path for record in manifest.files)}."
     )
+
+
+def read_file(root: Root, manifest: Manifest, record: FileRecord) -> bytes:
+    """One file by its record, whole: a single request where the store is far away."""
+    with _missing_is_corrupt(root, manifest, record):
+        if manifest.location is None:
+            data = root.read(f"{holder(manifest)}/{record.path}")
+        else:
+            data = LocalRoot(_outside(manifest)).read(record.path)
+    _compare(root, manifest, record, hashlib.sha256(data).hexdigest())
+    return data
 
 
 def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
@@ -65,11 +76,17 @@ def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
 
 
 def _pieces(root: Root, manifest: Manifest, record: FileRecord) -> Iterator[bytes]:
-    try:
+    with _missing_is_corrupt(root, manifest, record):
         if manifest.location is None:
             yield from root.pieces(f"{holder(manifest)}/{record.path}")
         else:
             yield from LocalRoot(_outside(manifest)).pieces(record.path)
+
+
+@contextmanager
+def _missing_is_corrupt(root: Root, manifest: Manifest, record: FileRecord) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Corrupt(
             f"{_place(root, manifest)}/{record.path} is missing, and its manifest records it. {_REDO}"

@@ -6,8 +6,9 @@ calls are synchronous and safe from several threads and processes; none belongs 
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError, StoreConflict
 from fem_core.store import layout, reading, tables
 from fem_core.store.diff import differences
-from fem_core.store.fs import Root, open_root
+from fem_core.store.fs import open_root
 from fem_core.store.manifest import (
     FileRecord,
     InputRef,
@@ -28,10 +29,18 @@ from fem_core.store.manifest import (
     read_run,
     to_json,
 )
+from fem_core.store.patience import LOOKING
 from fem_core.store.probe import probe
+from fem_core.store.root import Root
 
 _READERS = 16
 """Manifests read at a time."""
+
+_PART_READERS = 4
+"""Part files held in memory at a time while they are checked."""
+
+_AHEAD = 2
+"""Tables made ready while one is in use."""
 
 _OTHER_RUN = "A run has one configuration: start this one under another name with --run NAME."
 
@@ -43,12 +52,13 @@ class Store:
         self._root = root
 
     @classmethod
-    def open(cls, url: str, *, check: bool = True) -> "Store":
+    def open(cls, url: str, *, check: bool = True, patience: float = LOOKING) -> "Store":
         """The store at a folder or fsspec URL.
 
         Args:
             check: prove that it can be written and honours create-if-absent; False for readers, and for children
                 whose parent has checked.
+            patience: seconds to wait for a server that does not answer; the check itself waits for ``LOOKING`` only.
 
         Raises:
             FemError: it cannot be used; the message says why and never shows credentials.
@@ -56,6 +66,7 @@ class Store:
         root = open_root(url)
         if check:
             probe(root)
+        root.wait(patience)
         return cls(root)
 
     @property
@@ -93,7 +104,7 @@ class Store:
         found = self.manifest(artifact)
         if found is None or found.step.key == key:
             return found
-        lines = _step_differences(found, step, inputs) if step is not None else []
+        lines = step_differences(found, step, inputs) if step is not None else []
         raise StoreConflict(
             f"{artifact} was made with step key {found.step.key[:12]}, and this run's is {key[:12]}"
             f"{': ' + '; '.join(lines) if lines else ''}. {_OTHER_RUN}"
@@ -106,11 +117,13 @@ class Store:
             StoreConflict: a part was written for another step key.
             Corrupt: a part cannot be read.
         """
-        return {
-            name: self._part(artifact, name, key)
+        names = [
+            name
             for name in self._root.children(artifact)
             if name.endswith(".parquet") and not name.startswith((".", "_"))
-        }
+        ]
+        with ThreadPoolExecutor(_PART_READERS) as readers:
+            return dict(zip(names, readers.map(lambda name: self._part(artifact, name, key), names), strict=True))
 
     def write_table(self, artifact: str, name: str, table: pa.Table, key: str) -> FileRecord:
         """Write a part file. Where one of this step key is already there, that one stays and its record is returned.
@@ -119,8 +132,10 @@ class Store:
             StoreConflict: a part of another step key is there.
         """
         data = tables.encode(table, key)
-        if self._root.create(f"{artifact}/{name}", data):
-            return FileRecord(path=name, bytes=len(data), rows=table.num_rows, sha256=_sha256(data))
+        with ThreadPoolExecutor(1) as beside:
+            sha256 = beside.submit(_sha256, data)
+            if self._root.create(f"{artifact}/{name}", data):
+                return FileRecord(path=name, bytes=len(data), rows=table.num_rows, sha256=sha256.result())
         return self._part(artifact, name, key)
 
     def write_bytes(self, artifact: str, name: str, data: bytes) -> FileRecord:
@@ -174,23 +189,14 @@ class Store:
         if manifest.digest != artifact_digest(manifest.kind, manifest.files):
             raise ValueError(f"the manifest of {manifest.artifact} has another digest than the files it lists")
         text = to_json(manifest)
-        winner = self._winner(manifest)
-        if winner is not None:
-            return winner
-        if manifest.location is None:
-            for record in manifest.files:
-                path = f"{reading.holder(manifest)}/{record.path}"
-                size = self._root.size(path)
-                if size != record.bytes:
-                    raise Corrupt(
-                        f"{self.url}/{path} should have {record.bytes} bytes and "
-                        f"{'is missing' if size is None else f'has {size}'}. Run again to redo this step."
-                    )
-        if self._root.create(f"{manifest.artifact}/{layout.MANIFEST}", text):
+        trouble = self._missing(manifest)
+        if trouble is None and self._root.create(f"{manifest.artifact}/{layout.MANIFEST}", text):
             return manifest
         winner = self._winner(manifest)
         if winner is None:
-            raise Corrupt(f"{self.url}/{manifest.artifact} refuses a manifest and has none. Check the store's server.")
+            raise Corrupt(
+                trouble or f"{self.url}/{manifest.artifact} refuses a manifest and has none. Check the store's server."
+            )
         return winner
 
     def verify(self, manifest: Manifest) -> None:
@@ -202,10 +208,19 @@ class Store:
         return reading.read_bytes(self._root, manifest, name)
 
     def iter_tables(self, manifest: Manifest, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The artifact's tables in path order, one per file, each verified before it is parsed: flat memory."""
-        for record in sorted(manifest.files, key=lambda record: record.path):
-            if record.path.endswith(".parquet"):
-                yield tables.decode(self.read_bytes(manifest, record.path), columns)
+        """The artifact's tables in path order, one per file, each verified before it is parsed.
+
+        The next ones are made ready beside the one in use, so a few tables are in memory, however many files there are.
+        """
+        parts = sorted((one for one in manifest.files if one.path.endswith(".parquet")), key=lambda one: one.path)
+        with ThreadPoolExecutor(_AHEAD) as beside:
+            ready: deque[Future[pa.Table]] = deque()
+            for part in parts:
+                ready.append(beside.submit(self._table, manifest, part, columns))
+                if len(ready) > _AHEAD:
+                    yield ready.popleft().result()
+            while ready:
+                yield ready.popleft().result()
 
     def read_table(self, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
         """The artifact's tables as one, verified, in path order."""
@@ -233,6 +248,18 @@ class Store:
             return None
         return read_run(text, f"{self.url}/{path}")
 
+    def existing_run(self, name: str) -> RunRecord:
+        """A run's record.
+
+        Raises:
+            FemError: there is no such run; the message names those that there are.
+        """
+        record = self.run(name)
+        if record is None:
+            known = ", ".join(other.name for other in self.runs()) or "none"
+            raise FemError(f"There is no run {name!r} in {self.url}. Runs here: {known}.")
+        return record
+
     def create_run(self, record: RunRecord) -> RunRecord:
         """Begin a run, or find it: the same name and digest give the record that is there.
 
@@ -252,14 +279,16 @@ class Store:
 
     def artifacts(self, run: str) -> list[Manifest]:
         """The manifests of all artifacts of a run, in path order; read side by side, as a store may be far away."""
-        top = layout.run_dir(run)
-        inner = [
-            f"{top}/{name}/{child}"
-            for name in self._root.children(top)
-            for child in self._root.children(f"{top}/{name}")
-        ]
+
+        def inside(folder: str) -> list[str]:
+            return [f"{folder}/{name}" for name in self._root.children(folder)]
+
         with ThreadPoolExecutor(_READERS) as readers:
-            found = readers.map(self.manifest, sorted({path.rpartition("/")[0] for path in inner} | set(inner)))
+            places = inside(layout.run_dir(run))
+            folders: list[str] = []
+            for place, paths in zip(places, readers.map(inside, places), strict=True):
+                folders += [place] if f"{place}/{layout.MANIFEST}" in paths else paths
+            found = readers.map(self.manifest, sorted(folders))
             return [manifest for manifest in found if manifest is not None]
 
     def runs(self) -> list[RunRecord]:
@@ -269,8 +298,27 @@ class Store:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _missing(self, manifest: Manifest) -> str | None:
+        """What is wrong with the files of a manifest: the first that is missing or has another size, in a sentence."""
+        if manifest.location is not None or not manifest.files:
+            return None
+        folder = reading.holder(manifest)
+        one = manifest.files[0].path
+        there = {one: self._root.size(f"{folder}/{one}")} if len(manifest.files) == 1 else self._root.files(folder)
+        for record in manifest.files:
+            size = there.get(record.path)
+            if size != record.bytes:
+                return (
+                    f"{self.url}/{folder}/{record.path} should have {record.bytes} bytes and "
+                    f"{'is missing' if size is None else f'has {size}'}. Run again to redo this step."
+                )
+        return None
+
     def _winner(self, manifest: Manifest) -> Manifest | None:
         return self.find(manifest.artifact, manifest.step.key, step=manifest.step, inputs=manifest.inputs)
+
+    def _table(self, manifest: Manifest, part: FileRecord, columns: Sequence[str] | None) -> pa.Table:
+        return tables.decode(reading.read_file(self._root, manifest, part), columns)
 
     def _part(self, artifact: str, name: str, key: str) -> FileRecord:
         path = f"{artifact}/{name}"
@@ -291,7 +339,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _step_differences(found: Manifest, step: StepRecord, inputs: Sequence[InputRef]) -> list[str]:
+def step_differences(found: Manifest, step: StepRecord, inputs: Sequence[InputRef]) -> list[str]:
+    """How what a step is about to do differs from what made an artifact: lines as ``differences`` gives them."""
     was = {"version": found.step.version, **found.step.config}
     now = {"version": step.version, **step.config}
     return [

@@ -13,7 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fem_core.errors import FemError
-from fem_core.store.fs import RemoteRoot, open_root
+from fem_core.store.fs import open_root
+from fem_core.store.remote import RemoteRoot
 from fem_core.store.store import Store
 
 
@@ -149,7 +150,7 @@ def test_what_makes_a_store_unusable_is_said_with_a_way_out(
     def fail(*_: object) -> bool:
         raise error
 
-    monkeypatch.setattr("fem_core.store.fs.LocalRoot.create", fail)
+    monkeypatch.setattr("fem_core.store.local.LocalRoot.create", fail)
     with pytest.raises(FemError, match=sentence) as refusal:
         Store.open(str(tmp_path))
     assert "secret" not in str(refusal.value)

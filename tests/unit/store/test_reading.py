@@ -56,6 +56,35 @@ def test_a_flipped_byte_in_a_part_names_the_file(local: Store, table: pa.Table, 
         local.verify(manifest)
 
 
+def test_tables_before_a_damaged_part_are_read_and_the_damaged_one_is_never_handed_out(
+    local: Store, table: pa.Table, make_manifest
+) -> None:
+    records = [local.write_table(ARTIFACT, f"part-0000{n}.parquet", table.slice(n, 1), "k" * 64) for n in range(3)]
+    manifest = local.commit(make_manifest(ARTIFACT, records))
+    _flip(Path(local.url) / ARTIFACT / "part-00001.parquet")
+    tables = local.iter_tables(manifest)
+    assert next(tables).equals(table.slice(0, 1))
+    with pytest.raises(Corrupt, match=r"part-00001\.parquet does not hold"):
+        next(tables)
+
+
+def test_few_tables_are_made_ready_ahead_of_the_one_in_use(
+    local: Store, table: pa.Table, make_manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [local.write_table(ARTIFACT, f"part-0000{n}.parquet", table, "k" * 64) for n in range(9)]
+    manifest = local.commit(make_manifest(ARTIFACT, records))
+    read_file, fetched = reading.read_file, []
+
+    def noted(root, manifest, record):
+        fetched.append(record.path)
+        return read_file(root, manifest, record)
+
+    monkeypatch.setattr(reading, "read_file", noted)
+    for used, _ in enumerate(local.iter_tables(manifest)):
+        assert len(fetched) <= used + 3
+    assert sorted(fetched) == [record.path for record in records]
+
+
 def test_a_directory_is_stored_whole_without_a_manifest_of_its_own(
     store: Store, checkpoint: Path, make_manifest
 ) -> None:

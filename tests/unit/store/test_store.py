@@ -101,6 +101,25 @@ def test_a_part_that_is_there_stays_and_its_record_is_returned(store: Store, tab
     assert store.parts(ARTIFACT, KEY) == {"part-00000.parquet": first}
 
 
+def test_all_parts_come_by_name_with_the_record_that_writing_gave(store: Store, table: pa.Table) -> None:
+    written = {
+        name: store.write_table(ARTIFACT, name, table.slice(n % 3), KEY)
+        for n, name in enumerate(f"part-{n:05d}.parquet" for n in range(9))
+    }
+    found = store.parts(ARTIFACT, KEY)
+    assert found == written and list(found) == sorted(written)
+
+
+def test_the_artifacts_of_a_run_are_those_with_a_manifest_in_path_order(store: Store, make_manifest) -> None:
+    places = ["runs/demo/iteration=001/scores", "runs/demo/model", "runs/demo/iteration=000/scores"]
+    for place in places:
+        store.commit(make_manifest(place, [store.write_bytes(place, "scores.json", b"{}")]))
+    store.write_bytes("runs/demo/iteration=002/scores", "scores.json", b"unfinished")
+    store.write_bytes("runs/demo/model", "hub/_manifest.json", b"a file of the model's own")
+    store.create_run(RUN)
+    assert [manifest.artifact for manifest in store.artifacts("demo")] == sorted(places)
+
+
 def test_a_part_of_another_step_key_is_a_conflict(store: Store, table: pa.Table) -> None:
     store.write_table(ARTIFACT, "part-00000.parquet", table, KEY)
     with pytest.raises(
