@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
 from fem_core.config import RunConfig
 from fem_core.digest import digest
-from fem_core.errors import FemError
+from fem_core.errors import FemError, StoreAway
 from fem_core.model import default_cache
 from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import HostSettings
 from fem_core.sample.vllm_engine import EngineSettings
+from fem_core.store import fork, layout
+from fem_core.store.lease import Lease, LeaseLost, machine_id
 from fem_core.store.manifest import Manifest
+from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
+from flows.credentials import provide
 from tasks import step
 from tasks.evaluate import evaluate
 from tasks.filter import filter_
@@ -41,31 +45,47 @@ async def fem(config: RunConfig) -> dict[str, Any]:
     Returns:
         The run's name and the digest of its last checkpoint.
     """
-    store = await step.in_store_thread(Store.open, config.store)
+    await provide(config)
+    store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=config.name or "fem", config=config, store=store, cache=default_cache())
     with _only_process(run):
-        prepared = await prepare(run)
-        async with _host(run, prepared):
-            checkpoint = await _iterate(run, prepared)
-        await report(run)
-        await _publish(run)
+        async with leased(run):
+            prepared = await prepare(run)
+            async with _host(run, prepared):
+                checkpoint = await _iterate(run, prepared)
+            await report(run)
+            await _publish(run)
     return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
 
 
 async def _iterate(run: step.Run, prepared: Prepared) -> Manifest:
-    """theta^(0) to theta^(K)."""
+    """theta^(0) to theta^(K); a fork has the first of them from its parent, and scores them anew where it asks otherwise."""
     config, prompts = run.config, run.config.prompts
     checkpoint = prepared.model
+    parent = fork.parent_of(run.record)
     scoring = [evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
     if config.evaluate.exemplar_baseline and prompts.sample_exemplars != prompts.train_exemplars:
         scoring.append(evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.sample_exemplars))
     for k in range(1, config.iterations + 1):
+        if parent is not None and k <= parent.iteration:
+            await _together(*scoring)  # one after the other: each has weights of its own
+            checkpoint = await step.in_store_thread(inherited, run.store, run.name, k)
+            scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+            continue
         rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring)
         await _publish(run)
         start = prepared.model if config.train.init == "base" else checkpoint
         checkpoint = await train(run, k, rationales, start)
         scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
     await _together(*scoring)
+    return checkpoint
+
+
+def inherited(store: Store, name: str, k: int) -> Manifest:
+    """The checkpoint of an iteration that a fork stands on; ``prepare`` has committed the reference."""
+    checkpoint = store.manifest(layout.iteration(name, k, "checkpoint"))
+    if checkpoint is None:
+        raise RuntimeError(f"iteration {k} of run {name} was not inherited")
     return checkpoint
 
 
@@ -132,6 +152,51 @@ def _only_process(run: step.Run) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.asynccontextmanager
+async def leased(run: step.Run) -> AsyncIterator[None]:
+    """Keep other machines off the run; when the lease is lost, what runs inside is cancelled.
+
+    Raises:
+        FemError: another process has the run.
+    """
+    lease = Lease(run.store, run.name, machine_id(run.cache))
+
+    def waiting(seconds: float) -> None:
+        note = (
+            f"its last process may still be alive on another machine; waiting for a sign of it, {seconds:.0f} s at most"
+        )
+        step.noted("lease", note)
+
+    await step.in_store_thread(lease.acquire, waiting)
+    inside = asyncio.current_task()
+    lost: list[LeaseLost] = []
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(lease.every)
+            try:
+                await step.in_store_thread(lease.renew)
+            except LeaseLost as error:
+                lost.append(error)
+                if inside is not None:
+                    inside.cancel()
+                return
+            except StoreAway as error:
+                get_run_logger().warning("The lease could not be renewed yet: %s", error)
+
+    keeper = asyncio.create_task(keep())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost:
+            raise lost[0] from None
+        raise
+    finally:
+        keeper.cancel()
+        if not lost:
+            await step.in_store_thread(lease.release)
 
 
 def _log(run: step.Run) -> Path:

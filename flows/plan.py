@@ -1,7 +1,7 @@
-"""`fem run --dry-run`: the resolved configuration, every step with its key, and what is already done. Writes nothing.
+"""What a run has and what it still has to do: `--dry-run`, and what `fem run`, `resume` and `fork` say before they begin.
 
-A step's key needs the digests of its inputs, so it is shown as far as those are committed or can be made without
-drawing; the steps after the first missing draw say what they wait for.
+Contract: writes nothing. A step's key needs the digests of its inputs, so it is known as far as those are committed or
+can be made without drawing; a step after the first missing draw waits for its inputs.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,18 @@ from fem_core.config import RunConfig
 from fem_core.errors import StoreConflict
 from fem_core.model import BaseModelFolder, default_cache, resolve_model
 from fem_core.problems.problem import Problem, to_table
-from fem_core.store import layout
+from fem_core.store import fork, layout
+from fem_core.store.deletion import refuse_deleted
 from fem_core.store.diff import differences
-from fem_core.store.manifest import FileRecord, InputRef, Manifest
-from fem_core.store.store import Store
+from fem_core.store.fork import Parent
+from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord
+from fem_core.store.store import Store, step_differences
 from fem_core.store.tables import record_of
 from tasks import evaluate, prepare, sample, step, train
 from tasks import filter as filter_task
+
+DONE, TO_DO, WAITS, INHERITED = "done", "to do", "waits for its inputs", "of the parent"
+"""States: committed, missing, not yet known, and committed by the run that this one is forked from."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,17 @@ class Planned:
     artifact: str
     key: str | None
     state: str
+    digest: str | None = None
+    """Of what is committed."""
+    reason: str = ""
+    """Why a fork does again what its parent has done."""
 
 
-def plan(config: RunConfig, store: Store) -> list[Planned]:
+def plan(config: RunConfig, store: Store, parent: Parent | None = None) -> list[Planned]:
     """All artifacts of a run in the order in which they are made.
+
+    Args:
+        parent: of a fork that has not begun yet; a run that has begun knows its own.
 
     Raises:
         FemError: whatever the run itself would refuse before drawing.
@@ -42,29 +54,26 @@ def plan(config: RunConfig, store: Store) -> list[Planned]:
     if known is not None and known.digest != config.digest():
         lines = "; ".join(differences(known.config, config.identity()))
         raise StoreConflict(
-            f"The run {name!r} is in the store with another configuration: {lines}. Use another --run name."
+            f"The run {name!r} is in the store with another configuration: {lines}. Use another --run name, "
+            f"or start from what it has: fem fork {name} --run NEW."
         )
-    return _Walk(config, store, name).walk()
+    record = known or prepare.run_record(name, config, parent)
+    return _Walk(config, store, record).walk()
 
 
 class _Walk:
     """Follows the flow's order with manifests that exist, or that can be known without drawing."""
 
-    def __init__(self, config: RunConfig, store: Store, name: str) -> None:
-        self._config, self._store, self._name = config, store, name
+    def __init__(self, config: RunConfig, store: Store, record: RunRecord) -> None:
+        self._config, self._store, self._record, self._name = config, store, record, record.name
+        self._parent = fork.parent_of(record)
         self._found: list[Planned] = []
 
     def walk(self) -> list[Planned]:
         """See ``plan``."""
-        config, name, prompts = self._config, self._name, self._config.prompts
+        config, prompts = self._config, self._config.prompts
         model = resolve_model(config.model, default_cache())
-        prepared = prepare.find(self._store, name, config, model)
-        if prepared is not None:
-            train_set, test_set, base = prepared.train, prepared.test, prepared.model
-            for done in (train_set, test_set, base, prepared.prompts):
-                self._found.append(Planned("prepare", done.artifact, done.step.key, "done"))
-        else:
-            train_set, test_set, base = self._prepare(model)
+        train_set, test_set, base = self._prepare(model)
         checkpoint: Manifest | None = base
         exemplars = [prompts.train_exemplars]
         if config.evaluate.exemplar_baseline and prompts.sample_exemplars != prompts.train_exemplars:
@@ -72,22 +81,34 @@ class _Walk:
         for count in exemplars:
             self._evaluate(0, count, train_set, test_set, base)
         for k in range(1, config.iterations + 1):
-            attempts = self._step("sample", k, sample.work, train_set, checkpoint, kind="attempts")
-            rationales = self._filter(k, train_set, attempts)
-            start = base if config.train.init == "base" else checkpoint
-            checkpoint = self._step("train", k, train.work, rationales, start, kind="checkpoint")
+            if self._parent is not None and k <= self._parent.iteration:
+                checkpoint = self._history(k)
+            else:
+                attempts = self._step("sample", k, sample.work, train_set, checkpoint, kind="attempts")
+                rationales = self._filter(k, train_set, attempts)
+                start = base if config.train.init == "base" else checkpoint
+                checkpoint = self._step("train", k, train.work, rationales, start, kind="checkpoint")
             self._evaluate(k, prompts.train_exemplars, train_set, test_set, checkpoint)
+        self._found.append(self._report())
         return self._found
 
     def _prepare(self, model: BaseModelFolder) -> tuple[Manifest, Manifest, Manifest]:
-        """What prepare would commit: loads and renders everything, as the run does."""
-        config, name = self._config, self._name
-        problems, *_ = prepare.check(config, model)
+        """What prepare has or would commit; where the problems are missing they are loaded and rendered, as the run does."""
+        config, name, store, record = self._config, self._name, self._store, self._record
+        known = prepare.known_problems(store, name, config, record, write=False)
+        recorded = prepare.find_model(store, name, config, model, record, write=False)
+        problems, *_ = prepare.check(config, model, known)
+        prepare.refuse_seen(store, record, problems.test)
         inputs = tuple(InputRef(role=role, artifact=role, digest=d) for role, d in sorted(problems.inputs.items()))
         train_set = self._problems("train", problems.train, inputs)
         test_set = self._problems("test", problems.test, inputs)
         todo = prepare.model_work(name, config)
-        base = self._add("prepare", todo, todo.manifest(prepare.model_files(model), step.now(), stats={}))
+        base = self._add(
+            "prepare",
+            todo,
+            recorded or todo.manifest(prepare.model_files(model), step.now(), stats={}),
+            other=recorded is None,
+        )
         assert base is not None
         self._add("prepare", prepare.prompts_work(name, config, train_set, test_set, base), None)
         return train_set, test_set, base
@@ -98,6 +119,17 @@ class _Walk:
         made = self._add("prepare", todo, todo.manifest([record], step.now(), stats={}))
         assert made is not None
         return made
+
+    def _history(self, k: int) -> Manifest | None:
+        """What a fork has of its parent whatever its own configuration says."""
+        checkpoint = None
+        for kind in fork.HISTORY:
+            artifact = layout.iteration(self._name, k, kind)
+            checkpoint = self._store.manifest(artifact) or fork.counterpart(self._store, self._record, artifact)
+            if checkpoint is not None:
+                label = f"{checkpoint.step.name} · {k}"
+                self._found.append(Planned(label, artifact, checkpoint.step.key, INHERITED, checkpoint.digest))
+        return checkpoint
 
     def _step(self, label: str, k: int, work, *inputs: Manifest | None, kind: str) -> Manifest | None:  # type: ignore[no-untyped-def]
         ready = all(manifest is not None for manifest in inputs)
@@ -128,25 +160,76 @@ class _Walk:
             layout.iteration(name, k, evaluate.named("scores", config, exemplars)),
         )
 
+    def _report(self) -> Planned:
+        artifact = layout.report(self._name)
+        done = self._store.manifest(artifact)
+        if done is None:
+            return Planned("report", artifact, None, WAITS)
+        return Planned("report", artifact, done.step.key, DONE, done.digest)
+
     def _add(
-        self, label: str, todo: step.Work | None, would_be: Manifest | None, artifact: str = ""
+        self, label: str, todo: step.Work | None, would_be: Manifest | None, artifact: str = "", other: bool = False
     ) -> Manifest | None:
+        """Note one artifact; its manifest, or the one it would have.
+
+        Args:
+            other: the parent's artifact in this place is known to be another, although its step key is the same.
+        """
         if todo is None:
-            self._found.append(Planned(label, artifact, None, "waits for its inputs"))
+            self._found.append(Planned(label, artifact, None, WAITS))
             return None
         done = self._store.find(todo.artifact, todo.key, step=todo.record(), inputs=todo.inputs)
-        self._found.append(Planned(label, todo.artifact, todo.key, "done" if done else "to do"))
-        return done or would_be
+        if done is not None:
+            state = INHERITED if done.source else DONE
+            self._found.append(Planned(label, todo.artifact, todo.key, state, done.digest))
+            return done
+        theirs = fork.counterpart(self._store, self._record, todo.artifact)
+        if theirs is not None and theirs.step.key == todo.key and not other:
+            self._found.append(Planned(label, todo.artifact, todo.key, INHERITED, theirs.digest))
+            return fork.referring(theirs, self._name)
+        reason = "; ".join(step_differences(theirs, todo.record(), todo.inputs)) if theirs is not None else ""
+        self._found.append(Planned(label, todo.artifact, todo.key, TO_DO, reason=reason))
+        return would_be
 
 
-def show_plan(config: RunConfig) -> None:
-    """Print it."""
+def lines_of(steps: list[Planned]) -> list[str]:
+    """One line per artifact, and what is left to do."""
+    lines = []
+    for one in steps:
+        digest = one.digest[:12] if one.digest else "-" * 12
+        lines.append(
+            f"{one.step:14} {digest}  {one.state:20}  {one.artifact}" + (f"  ({one.reason})" if one.reason else "")
+        )
+    reused = sum(one.state in (DONE, INHERITED) for one in steps)
+    return [*lines, f"{reused} of {len(steps)} artifacts are there, {len(steps) - reused} are to be made."]
+
+
+def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
+    """Print the resolved configuration and every step with its key."""
     store = Store.open(config.store, check=False)
-    steps = plan(config, store)
+    steps = plan(config, store, parent)
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
     print(f"\nconfiguration digest {config.digest()[:12]}, store {store.url}\n")
     for one in steps:
         key = one.key[:12] if one.key else "-" * 12
-        print(f"{one.step:14} {key}  {one.state:20}  {one.artifact}")
-    done = sum(one.state == "done" for one in steps)
+        print(f"{one.step:14} {key}  {one.state:20}  {one.artifact}" + (f"  ({one.reason})" if one.reason else ""))
+    done = sum(one.state in (DONE, INHERITED) for one in steps)
     print(f"\n{done} of {len(steps)} artifacts are done.")
+
+
+def announce(config: RunConfig, parent: Parent | None = None) -> None:
+    """Say what a run has, by digest, and what it still has to do, before it does it; nothing for a new run.
+
+    A fork begins here: it is checked as the run itself would, and then written down.
+    """
+    store = Store.open(config.store, check=parent is not None)
+    name = config.name or "fem"
+    if store.run(name) is None and parent is None:
+        return
+    refuse_deleted(store, name)
+    steps = plan(config, store, parent)
+    if parent is not None:
+        store.create_run(prepare.run_record(name, config, parent))
+        refuse_deleted(store, parent.run)  # marked while this was checked; from now on the mark would be refused
+    print(f"Run {name!r} in {store.url}:")
+    print("\n".join(lines_of(steps)), flush=True)

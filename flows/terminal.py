@@ -37,6 +37,10 @@ class PlainLines:
             self._last[step] = time.monotonic()
             self._say(step, f"{done} of {total if total is not None else '?'}" + (f", {detail}" if detail else ""))
 
+    def noted(self, step: str, text: str) -> None:
+        """Say what a person should know."""
+        self._say(step, text)
+
     def ended(self, step: str, note: str) -> None:
         """Say what it came to."""
         took = f" in {time.monotonic() - self._began[step]:.1f} s" if step in self._began else ""
@@ -74,6 +78,10 @@ class Bars:
         if step in self._bars:
             fields: dict[str, Any] = {"detail": escape(detail)} if detail else {}
             self._progress.update(self._bars[step], completed=done, total=total, **fields)
+
+    def noted(self, step: str, text: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(f"[yellow]note[/] {escape(step)}: {escape(text)}", highlight=False)
 
     def ended(self, step: str, note: str) -> None:
         """Turn the bar into a line."""

@@ -17,10 +17,11 @@ from fem_core.digest import digest_file
 from fem_core.errors import FemError, StoreConflict
 from fem_core.model import BaseModelFolder, resolve_model
 from fem_core.preview import Lengths, check_lengths, examples, examples_json
-from fem_core.problems.problem import Problem, to_table
+from fem_core.problems.problem import Problem, from_table, question_identity, to_table
 from fem_core.problems.registry import ProblemSet, load
 from fem_core.prompts import ChatTokens
-from fem_core.store import layout
+from fem_core.store import fork, layout
+from fem_core.store.deletion import refuse_deleted
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
 from fem_core.store.store import Store
 from tasks import step
@@ -81,15 +82,15 @@ def prompts_work(run_name: str, config: RunConfig, train: Manifest, test: Manife
     )
 
 
-def run_record(run_name: str, config: RunConfig) -> RunRecord:
-    """What run.json says."""
+def run_record(run_name: str, config: RunConfig, parent: fork.Parent | None = None) -> RunRecord:
+    """What run.json says; of a fork also where it started from."""
     return RunRecord(
         name=run_name,
         config=config.identity(),
         digest=config.digest(),
         created=step.now(),
         places=places_of(config),
-        parent=None,
+        parent=None if parent is None else parent.dump(),
     )
 
 
@@ -100,27 +101,32 @@ def run_record(run_name: str, config: RunConfig) -> RunRecord:
     retries=1,
     retry_delay_seconds=exponential_backoff(5),
     retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
 )
 async def prepare(run: step.Run) -> Prepared:
     """Load and check everything, then create the run.
 
     Raises:
         FemError: any mistake in the input; nothing is written then.
+        FemError: the run is marked deleted.
         StoreConflict: the run's name belongs to another configuration, or its inputs have changed since.
     """
     step.LISTENER.get().began("prepare", None, "")
     record = run_record(run.name, run.config)
-    known = await step.in_store_thread(run.store.run, run.name)
-    if known is not None:
-        await step.in_store_thread(run.store.create_run, record)
+    if await step.in_store_thread(run.store.run, run.name) is not None:
+        run.record = await step.in_store_thread(run.store.create_run, record)
+        await step.in_store_thread(refuse_deleted, run.store, run.name)
+        await step.in_store_thread(fork.inherit, run.store, run.record)
     run.model = await step.in_store_thread(resolve_model, run.config.model, run.cache)
-    prepared = await step.in_store_thread(find, run.store, run.name, run.config, run.model)
+    prepared = await step.in_store_thread(find, run.store, run.name, run.config, run.model, run.record)
     if prepared is not None:
         step.reused("prepare", prepared.train)
         return prepared
     started = step.now()
-    problems, lengths, shown = await step.in_store_thread(check, run.config, run.model)
-    await step.in_store_thread(run.store.create_run, record)
+    known = await step.in_store_thread(known_problems, run.store, run.name, run.config, run.record)
+    problems, lengths, shown = await step.in_store_thread(check, run.config, run.model, known)
+    await step.in_store_thread(refuse_seen, run.store, run.record, problems.test)
+    run.record = await step.in_store_thread(run.store.create_run, record)
     inputs = tuple(InputRef(role=name, artifact=name, digest=value) for name, value in sorted(problems.inputs.items()))
     train = await _write(
         run, problems_work(run.name, run.config, "train", inputs), problems.train, problems.notes, started
@@ -128,10 +134,13 @@ async def prepare(run: step.Run) -> Prepared:
     test = await _write(
         run, problems_work(run.name, run.config, "test", inputs), problems.test, problems.notes, started
     )
-    made = model_work(run.name, run.config).manifest(
-        model_files(run.model), started, stats={"context_length": run.model.context_length}, location=run.model.name
-    )
-    model = await step.commit(run, made)
+    model = await step.in_store_thread(find_model, run.store, run.name, run.config, run.model, run.record)
+    if model is None:
+        stats = {"context_length": run.model.context_length}
+        made = model_work(run.name, run.config)
+        model = await step.commit(
+            run, made.manifest(model_files(run.model), started, stats=stats, location=run.model.name)
+        )
     todo = prompts_work(run.name, run.config, train, test, model)
     text = json.dumps(shown, indent=2, ensure_ascii=False).encode() + b"\n"
     file = await step.in_store_thread(run.store.write_bytes, todo.artifact, "examples.json", text)
@@ -143,15 +152,23 @@ async def prepare(run: step.Run) -> Prepared:
     return Prepared(train, test, model, prompts)
 
 
-def check(config: RunConfig, model: BaseModelFolder) -> tuple[ProblemSet, Lengths, list[dict[str, str]]]:
-    """Load the problems and render every prompt: all that can fail before drawing. Writes nothing."""
-    problems = load(config.problems, config.seed)
+def check(
+    config: RunConfig, model: BaseModelFolder, known: ProblemSet | None = None
+) -> tuple[ProblemSet, Lengths, list[dict[str, str]]]:
+    """Load the problems and render every prompt: all that can fail before drawing. Writes nothing.
+
+    Args:
+        known: the problems, where the store has them; their source is not asked then.
+    """
+    problems = known or load(config.problems, config.seed)
     tokens = ChatTokens(model.path, config.model.trust_remote_code)
     lengths = check_lengths(config, problems.train, problems.test, tokens, model.context_length)
     return problems, lengths, examples_json(examples(config, problems.train, tokens))
 
 
 async def _write(run: step.Run, todo: step.Work, problems: list[Problem], notes: list[str], started: str) -> Manifest:
+    if (done := await step.find(run, todo)) is not None:
+        return done
     table = to_table(problems)
     name = layout.part_name(0)
     record = await step.in_store_thread(run.store.write_table, todo.artifact, name, table, todo.key)
@@ -164,28 +181,102 @@ def model_files(model: BaseModelFolder) -> list[FileRecord]:
     return [FileRecord(path=path, bytes=size, rows=None, sha256=sha) for path, size, sha in model.files]
 
 
-def find(store: Store, name: str, config: RunConfig, here: BaseModelFolder) -> Prepared | None:
-    """The prepared run, where it is complete; the source need not be at hand any more, but must not have changed."""
-    train, test = store.manifest(layout.problems(name, "train")), store.manifest(layout.problems(name, "test"))
-    model = store.manifest(layout.model(name))
-    if model is not None:
-        _same_model(name, here, model)
+def known_problems(
+    store: Store, name: str, config: RunConfig, record: RunRecord | None, *, write: bool = True
+) -> ProblemSet | None:
+    """The problems as the store has them, where both sides are there: begun before, or a fork's parent's.
+
+    Args:
+        write: a fork commits its references to them.
+    """
+    found = [_find_problems(store, name, config, split, record, write=write) for split in ("train", "test")]
+    sides = [manifest for manifest in found if manifest is not None]
+    if len(sides) < len(found):
+        return None
+    train, test = (from_table(store.read_table(manifest)) for manifest in sides)
+    return ProblemSet(
+        train, test, {ref.role: ref.digest for ref in sides[0].inputs}, list(sides[0].stats.get("notes", []))
+    )
+
+
+def refuse_seen(store: Store, record: RunRecord | None, test: list[Problem]) -> None:
+    """A fork with other problems may not be tested on what its checkpoint was trained on.
+
+    Raises:
+        FemError: with the count.
+    """
+    seen: set[str] = set()
+    while (parent := fork.parent_of(record)) is not None and parent.iteration:
+        theirs = store.manifest(layout.problems(parent.run, "train"))
+        if theirs is not None:
+            seen |= {question_identity(problem) for problem in from_table(store.read_table(theirs))}
+        record = store.run(parent.run)
+    shared = [problem for problem in test if question_identity(problem) in seen]
+    if shared:
+        raise FemError(
+            f"{len(shared)} of the {len(test)} test problems are training problems of the run that this one is forked "
+            "from, so its scores would mean nothing. Keep the parent's problems, or fork from its problems alone."
+        )
+
+
+def find(
+    store: Store, name: str, config: RunConfig, here: BaseModelFolder, record: RunRecord | None = None
+) -> Prepared | None:
+    """The prepared run, where it is complete; the source need not be at hand any more, but must not have changed.
+
+    Args:
+        record: the run's record, through which a fork finds what its parent prepared.
+    """
+    model = find_model(store, name, config, here, record)
+    train, test = (_find_problems(store, name, config, split, record) for split in ("train", "test"))
     if train is None or test is None or model is None:
         return None
-    _same_source(config, name, train)
-    for split, manifest in (("train", train), ("test", test)):
-        _find_work(store, problems_work(name, config, split, tuple(manifest.inputs)))
-    prompts = _find_work(store, prompts_work(name, config, train, test, model))
+    todo = prompts_work(name, config, train, test, model)
+    prompts = fork.find(store, record, todo.artifact, todo.key, step=todo.record(), inputs=todo.inputs)
     return Prepared(train, test, model, prompts) if prompts is not None else None
 
 
-def _same_model(run_name: str, here: BaseModelFolder, recorded: Manifest) -> None:
+def _find_problems(
+    store: Store, name: str, config: RunConfig, split: str, record: RunRecord | None, *, write: bool = True
+) -> Manifest | None:
+    """One side, own or the parent's. The digests of its sources are those that were read then."""
+    artifact = layout.problems(name, split)
+    there = store.manifest(artifact) or (fork.counterpart(store, record, artifact) if record else None)
+    if there is None:
+        return None
+    if there.artifact == artifact:
+        _same_source(config, name, there)
+    todo = problems_work(name, config, split, tuple(there.inputs))
+    return fork.find(store, record, artifact, todo.key, step=todo.record(), inputs=todo.inputs, write=write)
+
+
+def find_model(
+    store: Store, name: str, config: RunConfig, here: BaseModelFolder, record: RunRecord | None, *, write: bool = True
+) -> Manifest | None:
+    """The base model as the run, or a fork's parent, recorded it.
+
+    Args:
+        write: a fork commits its reference to it.
+
+    Raises:
+        StoreConflict: the weights here are others than those that the run stands on.
+    """
+    todo = model_work(name, config)
+    own = store.find(todo.artifact, todo.key, step=todo.record(), inputs=todo.inputs)
+    theirs = fork.counterpart(store, record, todo.artifact) if record is not None and own is None else None
+    recorded = own or theirs
+    if recorded is None:
+        return None
     digest = artifact_digest("model", model_files(here))
-    if digest != recorded.digest:
-        raise StoreConflict(
-            f"Run {run_name!r} was begun with the base model {recorded.digest[:12]} ({recorded.location}), but "
-            f"{here.name!r} is now {digest[:12]}. Bring back those weights, or use another --run name."
-        )
+    parent = fork.parent_of(record)
+    if digest == recorded.digest:
+        return own or fork.find(store, record, todo.artifact, todo.key, write=write)
+    if own is None and parent is not None and not parent.iteration:
+        return None  # a fork of the problems alone may begin with other weights
+    raise StoreConflict(
+        f"Run {name!r} was begun with the base model {recorded.digest[:12]} ({recorded.location}), but "
+        f"{here.name!r} is now {digest[:12]}. Bring back those weights, or use another --run name."
+    )
 
 
 def _same_source(config: RunConfig, name: str, recorded: Manifest) -> None:
@@ -197,7 +288,3 @@ def _same_source(config: RunConfig, name: str, recorded: Manifest) -> None:
             raise FemError(
                 f"{path} has changed since run {name!r} was begun. Bring back the old file, or use another --run name."
             )
-
-
-def _find_work(store: Store, todo: step.Work) -> Manifest | None:
-    return store.find(todo.artifact, todo.key, step=todo.record(), inputs=todo.inputs)

@@ -1,4 +1,4 @@
-"""A real Prefect server for the whole path."""
+"""A real Prefect server for the whole path, and one run that was killed, continued and finished."""
 
 import os
 import socket
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from place import Workplace, children_of, digests, until, workplace
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,30 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
             assert server.poll() is None, log.read_text()[-2000:]
             time.sleep(0.5)
     raise AssertionError(f"the Prefect server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Workplace:
+    return workplace(tmp_path_factory.mktemp("a run with spaces") / "here", prefect_server)
+
+
+@pytest.fixture(scope="session")
+def killed(place: Workplace) -> dict[str, str]:
+    """A run that was killed with -9 after its first part was committed; what the store held then."""
+    process = place.start("run", "demo.yaml")
+    parts = place.run_dir / "iteration=001" / "attempts"
+    until(lambda: list(parts.glob("part-*.parquet")), 240, "a first part")
+    family = children_of(process.pid, "fem_core")
+    assert family, "the engine host should be a child of the flow's process"
+    process.kill()
+    process.wait()
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 15, "the end of the host")
+    return digests(place.run_dir)
+
+
+@pytest.fixture(scope="session")
+def finished(place: Workplace, killed: dict[str, str]) -> str:
+    """The output of continuing it, from another folder."""
+    done = place.fem("resume", "demo", "--store", str(place.folder / "fem-store"), cwd=place.folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

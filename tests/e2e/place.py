@@ -1,5 +1,6 @@
 """A place of its own for a run: a folder with a configuration and a store, the `fem` command in it, and how to watch it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -46,9 +47,9 @@ class Workplace:
         }
         return [FEM, *arguments], {"cwd": self.folder, "env": env, "text": True, "stdin": subprocess.DEVNULL}
 
-    def fem(self, *arguments: str, timeout: float = 400) -> "subprocess.CompletedProcess[str]":
+    def fem(self, *arguments: str, timeout: float = 400, **changes: Any) -> "subprocess.CompletedProcess[str]":
         command, options = self.command(*arguments)
-        return subprocess.run(command, capture_output=True, timeout=timeout, check=False, **options)
+        return subprocess.run(command, capture_output=True, timeout=timeout, check=False, **(options | changes))
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         command, options = self.command(*arguments)
@@ -95,3 +96,9 @@ def until(condition: Any, seconds: float, what: str) -> Any:
             return value
         time.sleep(0.05)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()
+    }

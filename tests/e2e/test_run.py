@@ -1,6 +1,5 @@
 """`make demo`'s path at reduced size: killed in the middle, run again, looked at, run a third time."""
 
-import hashlib
 import json
 import os
 import re
@@ -10,42 +9,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from place import ROOT, Workplace, ask, children_of, until, workplace
+from place import ROOT, Workplace, ask, children_of, digests, until, workplace
 
 pytestmark = pytest.mark.slow
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Workplace:
-    return workplace(tmp_path_factory.mktemp("a run with spaces") / "here", prefect_server)
-
-
-@pytest.fixture(scope="module")
-def killed(place: Workplace) -> dict[str, str]:
-    """A run that was killed with -9 after its first part was committed; what the store held then."""
-    process = place.start("run", "demo.yaml")
-    parts = place.run_dir / "iteration=001" / "attempts"
-    until(lambda: list(parts.glob("part-*.parquet")), 240, "a first part")
-    family = children_of(process.pid, "fem_core")
-    assert family, "the engine host should be a child of the flow's process"
-    process.kill()
-    process.wait()
-    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 15, "the end of the host")
-    return digests(place.run_dir)
-
-
-@pytest.fixture(scope="module")
-def finished(place: Workplace, killed: dict[str, str]) -> str:
-    """The output of running it again."""
-    done = place.fem("run", "demo.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_killed_run_keeps_its_committed_parts_and_goes_on(
