@@ -1,7 +1,14 @@
-"""The train step: theta^(k) from the rationales of iteration k."""
+"""The train step: theta^(k) from the rationales of iteration k.
 
+While the trainer works, its states go to the store, and a step that was broken off goes on from the newest usable one,
+on whatever machine. What goes wrong with a state is told and never ends a step that works.
+"""
+
+import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +21,7 @@ from fem_core.digest import derive_seed
 from fem_core.errors import FemError
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
-from fem_core.train import launch
+from fem_core.train import launch, state
 from tasks import step
 
 VERSION = 1
@@ -62,6 +69,7 @@ def refuse_empty(k: int, stats: dict[str, Any]) -> None:
     retries=1,
     retry_delay_seconds=exponential_backoff(10),
     retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
 )
 async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) -> Manifest:
     """Fine-tune on the rationales of iteration k.
@@ -85,6 +93,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     staging = run.cache / "staging"
     staging.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{run.name}-train-{k}-", dir=staging))
+    resumed = await _newest_state(run, todo, k, label)
     job = launch.TrainJob(
         model_dir=await run.folder(start),
         rationales=[data / record.path for record in rationales.files],
@@ -94,25 +103,137 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
         seed=derive_seed(run.config.seed, "train", k),
         config=run.config.train,
         trust_remote_code=run.config.model.trust_remote_code,
+        resume_from=resumed.folder if resumed else None,
     )
+
+    def warn(text: str) -> None:
+        step.noted(label, text)
+
+    states = States(run, todo, k, resumed, warn)
+    try:
+        result = await _trained(label, job, states, warn)
+        files = await step.in_store_thread(run.store.put_directory, todo.artifact, job.output_dir)
+        made = todo.manifest(
+            files,
+            started,
+            stats={"rationales": rationales.stats["accepted"], **vars(result), "resumed": states.resumed},
+            seeds={"run": run.config.seed, "train": job.seed},
+        )
+        manifest = await step.commit(run, made)
+    finally:
+        await states.end()
+        shutil.rmtree(job.states_dir, ignore_errors=True)
+    shutil.rmtree(folder)  # a failed try leaves its log there for a person to read
+    await _forget_states(run, k, resumed, warn)
+    step.ended(label, f"{result.steps} steps, loss {result.first_loss:.3f} to {result.last_loss:.3f}")
+    return manifest
+
+
+async def _trained(
+    label: str, job: launch.TrainJob, states: "States", warn: Callable[[str], None]
+) -> launch.TrainResult:
+    """Run the trainer; afresh where it dies on the state that it was given."""
+    stepped = False
     try:
         async with step.watch(label, None, "steps") as progress:
 
             def hear(event: launch.TrainProgress) -> None:
+                nonlocal stepped
+                stepped = True
                 progress.move(event.step, f"loss {event.loss:.3f}, {event.tokens} tokens", total=event.steps)
 
-            result = await launch.train(job, hear)
+            try:
+                return await launch.train(job, hear, states.take, warn)
+            except launch.TrainerDied as error:
+                if job.resume_from is None or stepped:
+                    raise
+                # Perhaps the state does not suit: other versions of the libraries may have written it.
+                warn(f"The trainer died before its first step after the resume, so it starts afresh. {error}")
+                states.resumed.clear()
+                shutil.rmtree(job.output_dir, ignore_errors=True)
+                return await launch.train(replace(job, resume_from=None), hear, states.take, warn)
     except BaseException:
         shutil.rmtree(job.output_dir, ignore_errors=True)  # half a checkpoint is of no use; its log stays beside it
         raise
-    files = await step.in_store_thread(run.store.put_directory, todo.artifact, job.output_dir)
-    made = todo.manifest(
-        files,
-        started,
-        stats={"rationales": rationales.stats["accepted"], **vars(result)},
-        seeds={"run": run.config.seed, "train": job.seed},
-    )
-    manifest = await step.commit(run, made)
-    shutil.rmtree(folder)  # a failed try leaves its log there for a person to read
-    step.ended(label, f"{result.steps} steps, loss {result.first_loss:.3f} to {result.last_loss:.3f}")
-    return manifest
+
+
+class States:
+    """Puts what the trainer saves in the store, one state at a time, while training goes on."""
+
+    def __init__(
+        self, run: step.Run, todo: step.Work, k: int, resumed: state.State | None, warn: Callable[[str], None]
+    ) -> None:
+        self.resumed: list[dict[str, Any]] = []
+        """Where this M-step was taken up, first to last: the step, and the state with its digest."""
+        self._run = run
+        self._todo = todo
+        self._k = k
+        self._warn = warn
+        self._started = step.now()
+        self._good: list[str] = []
+        self._waiting: launch.SavedState | None = None
+        self._work: asyncio.Task[None] | None = None
+        if resumed is not None:
+            before = resumed.manifest.stats.get("resumed", [])
+            this = {"step": resumed.step, "artifact": resumed.manifest.artifact, "digest": resumed.manifest.digest}
+            self.resumed = [*before, this]
+            self._good = [resumed.manifest.artifact]
+
+    def take(self, saved: launch.SavedState) -> None:
+        """A state to be stored, now or after the one under way. One that still waits then is superseded."""
+        if self._waiting is not None:
+            shutil.rmtree(self._waiting.folder, ignore_errors=True)
+        self._waiting = saved
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._store())
+
+    async def end(self) -> None:
+        """Wait until what was taken is stored. A thread that writes cannot be stopped, and its work is worth having."""
+        if self._work is not None:
+            await asyncio.shield(self._work)
+
+    async def _store(self) -> None:
+        while (saved := self._waiting) is not None:
+            self._waiting = None
+            try:
+                await self._put(saved)
+            except Exception as error:  # noqa: BLE001 (the training that made it works)
+                self._warn(f"The state after step {saved.step} could not be stored, training goes on: {error}")
+            shutil.rmtree(saved.folder, ignore_errors=True)
+
+    async def _put(self, saved: launch.SavedState) -> None:
+        run, k = self._run, self._k
+        artifact = layout.trainer_state(run.name, k, saved.step)
+        # A damaged one was skipped, and its manifest would count as the winner's.
+        await step.in_store_thread(state.remove, run.store, artifact)
+        files = await step.in_store_thread(run.store.put_directory, artifact, saved.folder)
+        made = replace(self._todo, kind=state.KIND, artifact=artifact).manifest(
+            files,
+            self._started,
+            stats={"step": saved.step, "steps": saved.steps, "tokens": saved.tokens, "resumed": self.resumed},
+        )
+        await step.commit(run, made)
+        self._good = [*self._good, artifact][-state.KEPT :]
+        await step.in_store_thread(state.remove_others, run.store, run.name, k, self._good)
+
+
+async def _newest_state(run: step.Run, todo: step.Work, k: int, label: str) -> state.State | None:
+    """The state to go on from, and a line for it and for each that was skipped."""
+    found, skipped = await step.in_store_thread(state.newest, run.store, run.name, k, todo.key, run.cache)
+    for sentence in skipped:
+        step.noted(label, sentence)
+    if found is not None:
+        manifest = found.manifest
+        where = f"{manifest.artifact}, {manifest.digest[:12]}"
+        step.noted(label, f"resumed from step {found.step} of {manifest.stats['steps']} ({where})")
+    return found
+
+
+async def _forget_states(run: step.Run, k: int, resumed: state.State | None, warn: Callable[[str], None]) -> None:
+    """The checkpoint is there, so its states go, also the copy that a remote store's state had in the cache."""
+    if resumed is not None:
+        shutil.rmtree(run.cache.absolute() / resumed.manifest.digest, ignore_errors=True)
+    try:
+        await step.in_store_thread(state.remove_others, run.store, run.name, k)
+    except OSError as error:
+        warn(f"The trainer's states are no longer needed and could not be removed: {error}")

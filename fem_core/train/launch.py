@@ -59,11 +59,22 @@ class TrainJob:
     """The rest."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    resume_from: Path | None = None
+    """A saved state of this very job to go on from, its files verified; None begins at ``model_dir``."""
 
     @property
     def work_dir(self) -> Path:
         """Job, log and progress: beside the checkpoint, not in it."""
         return self.output_dir.with_name(self.output_dir.name + ".train")
+
+    @property
+    def states_dir(self) -> Path:
+        """Where the trainer saves its states: a folder for each, whole or not there."""
+        return self.work_dir / "states"
+
+    def state_dir(self, step: int) -> Path:
+        """The state after that many optimizer steps."""
+        return self.states_dir / f"step-{step:07d}"
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -76,6 +87,7 @@ class TrainJob:
             "seed": self.seed,
             "config": self.config.model_dump(mode="json"),
             "trust_remote_code": self.trust_remote_code,
+            "resume_from": None if self.resume_from is None else str(self.resume_from),
         }
 
     @classmethod
@@ -85,6 +97,7 @@ class TrainJob:
         data["model_dir"], data["output_dir"] = Path(data["model_dir"]), Path(data["output_dir"])
         data["rationales"] = [Path(name) for name in data["rationales"]]
         data["config"] = TrainConfig.model_validate(data["config"])
+        data["resume_from"] = None if data["resume_from"] is None else Path(data["resume_from"])
         return cls(**data)
 
 
@@ -103,25 +116,39 @@ class TrainProgress:
     tokens: int
     """Seen so far, prompts included, padding not."""
     seconds: float
-    """Since training began."""
+    """Of training so far; a resumed job counts on from its state."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state that the trainer has saved, whole and on the disk."""
+
+    step: int
+    """Optimizer steps that it holds."""
+    steps: int
+    """All of this job."""
+    tokens: int
+    """Seen so far, prompts included."""
+    folder: Path
+    """Whoever is told may move or delete it; the trainer saves no third one while two are there."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished job."""
+    """A finished job. Its figures cover the whole M-step, those of a resumed one also what its state had done."""
 
     steps: int
     """Optimizer steps."""
     tokens: int
     """Seen, prompts included."""
     seconds: float
-    """Training alone, without loading and saving."""
+    """Training alone, without loading models and writing the checkpoint."""
     first_loss: float
     """Of the first step."""
     last_loss: float
     """Of the last step."""
     peak_memory_gib: float
-    """The largest process's resident memory on CPU, allocated device memory on GPU."""
+    """The largest process's resident memory on CPU, allocated device memory on GPU; since the last resume only."""
 
 
 def accelerate_config(job: TrainJob, device: Device) -> dict[str, Any]:
@@ -184,8 +211,17 @@ def environment(parent: psutil.Process) -> dict[str, str]:
     }
 
 
-async def train(job: TrainJob, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
+async def train(
+    job: TrainJob,
+    on_progress: Callable[[TrainProgress], None],
+    on_saved: Callable[[SavedState], None] = lambda saved: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> TrainResult:
     """Run the job; on return ``job.output_dir`` is a whole model folder with ``training_log.parquet`` and the probe.
+
+    Args:
+        on_saved: takes each state over; without a taker there are two and no more.
+        on_warning: hears what went wrong without ending the job, a sentence.
 
     Raises:
         FemError: no rows to train on, a row is too long, the output folder is not empty, the model does not suit.
@@ -221,6 +257,10 @@ async def train(job: TrainJob, on_progress: Callable[[TrainProgress], None]) -> 
             for event in events.read():
                 if event["event"] == "step":
                     on_progress(TrainProgress(**event["progress"]))
+                elif event["event"] == "saved":
+                    on_saved(SavedState(**event["state"], folder=job.state_dir(event["state"]["step"])))
+                elif event["event"] == "warning":
+                    on_warning(_CONTROL.sub("", event["message"]))
     finally:
         await _kill(process)
     return _result(events, ended.result(), work / "trainer.log")

@@ -7,7 +7,6 @@ base model's tokenizer files byte for byte. Started by ``launch.train`` as ``-m 
 
 import gc
 import inspect
-import json
 import os
 import resource
 import shutil
@@ -34,6 +33,8 @@ from fem_core.model import TOKENIZER_FILES, model_files
 from fem_core.schemas import TRAINING_LOG
 from fem_core.train.launch import PARENT, TrainJob, TrainProgress, optimizer_steps
 from fem_core.train.probe import write_probe
+from fem_core.train.report import report
+from fem_core.train.saving import StateSaver, log_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -205,16 +206,16 @@ def trainable(rows: Dataset, tokenizer: Any, stop_ids: set[int], limit: int | No
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Keeps the training log and tells the launcher of each step."""
+    """Keeps the training log, from the first step of the job on, and tells the launcher of each step."""
 
-    def __init__(self, job: TrainJob) -> None:
-        self.log: list[dict[str, Any]] = []
+    def __init__(self, job: TrainJob, log: list[dict[str, Any]]) -> None:
+        self.log = log
         self._job = job
         self._start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The clock starts here."""
-        self._start = time.monotonic()
+        """The clock starts here, or goes on."""
+        self._start = time.monotonic() - (self.log[-1]["seconds"] if self.log else 0.0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """One row for each optimizer step."""
@@ -236,12 +237,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 def run(job: TrainJob, device: Device) -> None:
-    """The whole job; the last event carries the result."""
+    """The whole job, or what its state leaves to do; the last event carries the result."""
     transformers.utils.logging.disable_progress_bar()
     trainer = make_trainer(job, device)
-    reporter = Reporter(job)
-    trainer.add_callback(reporter)
-    trainer.train()
+    log = log_of(job)
+    trainer.add_callback(Reporter(job, log))
+    trainer.add_callback(StateSaver(trainer, job, log))
+    if log:
+        trainer._total_train_tokens = log[-1]["tokens"]
+    trainer.train(resume_from_checkpoint=None if job.resume_from is None else str(job.resume_from))
     main = trainer.accelerator.is_main_process
     if main:
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -255,7 +259,6 @@ def run(job: TrainJob, device: Device) -> None:
     gc.collect()
     if not main:
         return
-    log = reporter.log
     pq.write_table(pa.Table.from_pylist(log, schema=TRAINING_LOG), job.output_dir / "training_log.parquet")
     memory = (
         torch.cuda.max_memory_allocated()
@@ -286,12 +289,6 @@ def save(model: Any, job: TrainJob) -> None:
         shutil.copyfile(file, job.output_dir / file.name)
     for file in job.output_dir.iterdir():
         file.chmod(0o644)
-
-
-def report(job: TrainJob, event: dict[str, Any]) -> None:
-    """Append an event for the launcher, as one write."""
-    with (job.work_dir / "progress.jsonl").open("ab", buffering=0) as stream:
-        stream.write(json.dumps(event).encode() + b"\n")
 
 
 def leave_with_parent() -> None:
