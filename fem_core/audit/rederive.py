@@ -1,0 +1,223 @@
+"""The deterministic steps done again from what they read: verdicts, rationales, scores; and each draw's seed.
+
+Contract: only steps whose code has the recorded version are done again. What is compared is the bytes of the files; where
+they differ and another pyarrow wrote them, the tables. A verifier that does not decide in time decides nothing here
+either, so such an attempt is counted in a note. Draws and training are recorded, not repeated: they are not bit-stable.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from fem_core.audit.findings import Finding
+from fem_core.audit.ledger import Ledger
+from fem_core.config import FilterConfig, PromptsConfig
+from fem_core.digest import derive_seed, digest
+from fem_core.errors import FemError
+from fem_core.evaluate import score as scoring
+from fem_core.filter import rationales as filtering
+from fem_core.filter.verdict import VERIFIER_TIMEOUT, judge
+from fem_core.problems.problem import Problem
+from fem_core.problems.verifier import Verifier
+from fem_core.sample.draw import draw_stats
+from fem_core.store import tables
+from fem_core.store.manifest import Manifest
+
+KINDS = ("attempts", "predictions", "verdicts", "rationales", "scores")
+"""What can be derived again."""
+
+_JUDGED = ["problem_id", "attempt", "text", "finish_reason", "answer", "verdict", "seed"]
+
+
+class Rederiver:
+    """Does steps again for one audit; ``verifier`` judges the answers of generated problems."""
+
+    def __init__(self, ledger: Ledger, verifier: Verifier) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._verifier = verifier
+        self._last: tuple[str, filtering.Filtered] | None = None
+
+    def check(self, manifest: Manifest) -> Iterator[Finding]:
+        """Where an artifact is not what its step gives from its inputs.
+
+        Raises:
+            FemError: a file that this needs does not hold, or the verifier cannot run.
+        """
+        if manifest.kind in ("attempts", "predictions"):
+            yield from self._attempts(manifest)
+        elif manifest.kind in ("verdicts", "rationales"):
+            yield from self._filtered(manifest)
+        elif manifest.kind == "scores":
+            yield from self._scores(manifest)
+
+    # -- verdicts of draws --------------------------------------------------------------------------------------------
+
+    def _attempts(self, manifest: Manifest) -> Iterator[Finding]:
+        problems = self._problems(manifest, "problems")
+        names = sorted(record.path for record in manifest.files if record.path.endswith(".parquet"))
+        for name, table in zip(names, self._store.iter_tables(manifest, _JUDGED), strict=True):
+            yield from self._part(manifest, name, table, problems)
+        stats = draw_stats(
+            self._store.iter_tables(manifest, ["problem_id", "verdict", "prompt_tokens", "completion_tokens"])
+        )
+        yield from _stats(manifest, stats)
+
+    def _part(
+        self, manifest: Manifest, name: str, table: pa.Table, problems: Mapping[str, Problem]
+    ) -> Iterator[Finding]:
+        config, undecided = manifest.step.config, 0
+        for row in table.to_pylist():
+            problem = problems.get(row["problem_id"])
+            what = f"attempt {row['attempt']} of problem {row['problem_id']}"
+            if problem is None:
+                yield _broken(manifest, name, what, "a problem of the step's input", "no such problem")
+                continue
+            if manifest.kind == "attempts":
+                seed = derive_seed(config["seed"], config["iteration"], row["problem_id"], row["attempt"])
+                if row["seed"] != seed:
+                    yield _broken(manifest, name, f"seed of {what}", row["seed"], seed)
+            if row["verdict"] == VERIFIER_TIMEOUT:
+                undecided += 1
+                continue
+            again = judge(row["text"], row["finish_reason"], problem, self._verifier)
+            if again.verdict == VERIFIER_TIMEOUT:
+                undecided += 1
+            elif (again.verdict, again.answer) != (row["verdict"], row["answer"]):
+                yield _broken(
+                    manifest,
+                    name,
+                    f"verdict of {what}, judged again{_other_versions(manifest, 'reasoning-gym')}",
+                    f"{row['verdict']} ({row['answer']!r})",
+                    f"{again.verdict} ({again.answer!r})",
+                )
+        if undecided:
+            what = f"{undecided} attempts on which the verifier did not decide in time are not judged again"
+            yield Finding("note", manifest.artifact, name, what)
+
+    # -- filter -------------------------------------------------------------------------------------------------------
+
+    def _filtered(self, manifest: Manifest) -> Iterator[Finding]:
+        if manifest.step.version != filtering.VERSION:
+            yield _other_step(manifest, filtering.VERSION)
+            return
+        try:
+            result = self._filter(manifest)
+        except (KeyError, ValueError, ValidationError) as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            yield _broken(manifest, None, "filter done again", "a result", why)
+            return
+        table = result.verdicts if manifest.kind == "verdicts" else result.rationales
+        yield from self._same_table(manifest, table)
+        yield from _stats(manifest, result.stats)
+
+    def _filter(self, manifest: Manifest) -> filtering.Filtered:
+        """Verdicts and rationales come from the same call, so the second of them finds it done."""
+        config = manifest.step.config
+        prompts, attempts = config["prompts"], self._ledger.producer(manifest, "attempts")
+        same = digest([config["filter"], prompts, [[ref.role, ref.artifact, ref.digest] for ref in manifest.inputs]])
+        if self._last is None or self._last[0] != same:
+            if attempts is None:
+                raise ValueError("its attempts are not in the store")
+            result = filtering.filter_attempts(
+                self._problems(manifest, "problems").values(),
+                self._store.iter_tables(attempts),
+                FilterConfig.model_validate(config["filter"]),
+                PromptsConfig.model_validate(prompts),
+            )
+            self._last = same, result
+        return self._last[1]
+
+    def _same_table(self, manifest: Manifest, table: pa.Table) -> Iterator[Finding]:
+        if len(manifest.files) != 1:
+            yield _broken(manifest, None, "files of a filter step", len(manifest.files), 1)
+            return
+        record = manifest.files[0]
+        sha256 = hashlib.sha256(tables.encode(table, manifest.step.key)).hexdigest()
+        if sha256 == record.sha256:
+            return
+        there = self._store.read_table(manifest)
+        first = _first_difference(there, table)
+        if first is not None:
+            yield _broken(manifest, record.path, f"table, derived again, {first[0]}", first[1], first[2])
+        elif other := _other_versions(manifest, "pyarrow"):
+            what = f"derived again, the same table in other bytes{other}"
+            yield Finding("note", manifest.artifact, record.path, what)
+        else:
+            yield _broken(manifest, record.path, "sha256, derived again (the same table)", record.sha256, sha256)
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _scores(self, manifest: Manifest) -> Iterator[Finding]:
+        if manifest.step.version != scoring.VERSION:
+            yield _other_step(manifest, scoring.VERSION)
+            return
+        predictions = self._ledger.producer(manifest, "predictions")
+        if predictions is None:
+            yield _broken(manifest, None, "predictions", "an input", "none in the store")
+            return
+        train = list(self._problems(manifest, "train_problems").values())
+        test = list(self._problems(manifest, "problems").values())
+        try:
+            again = scoring.score(self._store.iter_tables(predictions), train, test)
+        except ValueError as error:
+            yield _broken(manifest, None, "scores, derived again", "a result", error)
+            return
+        for record in manifest.files:
+            there = json.loads(self._store.read_bytes(manifest, record.path))
+            for name in sorted(there.keys() | again.keys()):
+                if there.get(name) != again.get(name):
+                    yield _broken(manifest, record.path, f"{name}, derived again", there.get(name), again.get(name))
+
+    def _problems(self, manifest: Manifest, role: str) -> dict[str, Problem]:
+        source = self._ledger.producer(manifest, role)
+        if source is None:
+            raise FemError(f"The input {role!r} of {manifest.artifact} is not in the store. Restore it from a backup.")
+        return self._ledger.problems(source)
+
+
+def _stats(manifest: Manifest, again: Mapping[str, Any]) -> Iterator[Finding]:
+    for name, value in again.items():
+        if name in manifest.stats and manifest.stats[name] != value:
+            yield _broken(manifest, None, f"stats.{name}, counted again", manifest.stats[name], value)
+
+
+def _first_difference(there: pa.Table, again: pa.Table) -> tuple[str, str, str] | None:
+    """Place and both values of the first cell that differs; None where the tables hold the same."""
+    for i, (mine, theirs) in enumerate(zip(there.to_pylist(), again.to_pylist(), strict=False)):
+        for column in {**mine, **theirs}:
+            if mine.get(column) != theirs.get(column):
+                what = f"row {i} (attempt {mine.get('attempt')} of problem {mine.get('problem_id')}), {column}"
+                return what, _shown(mine.get(column)), _shown(theirs.get(column))
+    if there.num_rows != again.num_rows:
+        return "rows", str(there.num_rows), str(again.num_rows)
+    return None
+
+
+def _other_versions(manifest: Manifest, package: str) -> str:
+    """ " (pyarrow 26.0.1 then, 26.0.2 now)" where the package is another now; else nothing."""
+    then = manifest.packages.get(package)
+    try:
+        now = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        now = "none"
+    return "" if then == now else f" ({package} {then} then, {now} now)"
+
+
+def _other_step(manifest: Manifest, version: int) -> Finding:
+    what = f"not derived again: the step has version {manifest.step.version}, and this program's is {version}"
+    return Finding("unchecked", manifest.artifact, None, what)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 160 else f"{text[:160]}…"
+
+
+def _broken(manifest: Manifest, file: str | None, what: str, recorded: object, found: object) -> Finding:
+    return Finding("broken", manifest.artifact, file, what, str(recorded), str(found))

@@ -1,0 +1,38 @@
+"""A finished run that a test may spoil, and the audit of it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_run import make_run
+
+from fem_core.audit.audit import audit
+from fem_core.audit.findings import Audit
+from fem_core.store.store import Store
+
+Examine = Callable[..., Audit]
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the run ``made``; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("made")
+    make_run(Store.open(str(folder)))
+    return folder
+
+
+@pytest.fixture
+def made(made_folder: Path, tmp_path: Path) -> Store:
+    """A store of one's own with the run ``made``."""
+    return Store.open(str(shutil.copytree(made_folder, tmp_path / "store")), check=False)
+
+
+@pytest.fixture
+def examine(tmp_path: Path) -> Examine:
+    """``examine(store, run="made", deep=False)``, with an empty cache."""
+
+    def run_audit(store: Store, run: str = "made", deep: bool = False) -> Audit:
+        return audit(store, run, deep=deep, cache=tmp_path / "cache")
+
+    return run_audit
