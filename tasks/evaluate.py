@@ -81,6 +81,7 @@ def label_of(parameters: dict[str, Any]) -> str:
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
     retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
 )
 async def evaluate(
     run: step.Run, k: int, train: Manifest, test: Manifest, checkpoint: Manifest, exemplars: int

@@ -31,6 +31,7 @@ def work(run_name: str, config: RunConfig, k: int, kind: str, problems: Manifest
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
     retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
 )
 async def filter_(run: step.Run, k: int, problems: Manifest, attempts: Manifest) -> Manifest:
     """Decide on every attempt of iteration k.

@@ -13,7 +13,14 @@ VERSION = 1
 """Raised when the same run would be reported otherwise."""
 
 
-@task(name="report", task_run_name="report", cache_policy=NO_CACHE, retries=1, retry_condition_fn=step.worth_retrying)
+@task(
+    name="report",
+    task_run_name="report",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
+)
 async def report(run: step.Run) -> Manifest:
     """Write ``report.md``, ``curves.svg`` and ``curves.png``."""
     found = await step.in_store_thread(_scores, run)

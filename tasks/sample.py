@@ -44,6 +44,7 @@ def work(run_name: str, config: RunConfig, k: int, problems: Manifest, checkpoin
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
     retry_condition_fn=step.worth_retrying,
+    on_failure=[step.failed],
 )
 async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest) -> Manifest:
     """Draw the attempts of iteration k.

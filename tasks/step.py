@@ -27,9 +27,10 @@ from fem_core.errors import FemError
 from fem_core.model import BaseModelFolder
 from fem_core.sample.client import EngineHost
 from fem_core.schemas import SCHEMA_VERSION
-from fem_core.store import provenance
-from fem_core.store.manifest import FileRecord, InputRef, Manifest, StepRecord, artifact_digest
+from fem_core.store import fork, provenance
+from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, StepRecord, artifact_digest
 from fem_core.store.store import Store
+from tasks import announce
 
 T = TypeVar("T")
 
@@ -48,6 +49,9 @@ class Listener(Protocol):
     def moved(self, step: str, done: int, total: int | None, detail: str) -> None:
         """A step went on."""
 
+    def noted(self, step: str, text: str) -> None:
+        """Something that a person should know, while the step goes on."""
+
     def ended(self, step: str, note: str) -> None:
         """A step is committed; the note says by what."""
 
@@ -59,6 +63,9 @@ class Silent:
         """Say nothing."""
 
     def moved(self, step: str, done: int, total: int | None, detail: str) -> None:
+        """Say nothing."""
+
+    def noted(self, step: str, text: str) -> None:
         """Say nothing."""
 
     def ended(self, step: str, note: str) -> None:
@@ -83,6 +90,8 @@ class Run:
     cache: Path
     model: BaseModelFolder | None = None
     host: EngineHost | None = None
+    record: RunRecord | None = None
+    """What the store says of the run, once it is prepared; a fork's names its parent."""
     locations: dict[str, Path] = field(default_factory=dict)
     """Local folder of each checkpoint, by digest."""
 
@@ -160,23 +169,40 @@ def now() -> str:
 
 
 async def find(run: Run, work: Work) -> Manifest | None:
-    """The committed artifact, where there is one.
+    """The committed artifact, where there is one; a fork refers to its parent's, where that is the same work.
 
     Raises:
         StoreConflict: something else is committed in its place.
     """
-    return await in_store_thread(run.store.find, work.artifact, work.key, step=work.record(), inputs=work.inputs)
+    found = await in_store_thread(
+        fork.find, run.store, run.record, work.artifact, work.key, step=work.record(), inputs=work.inputs
+    )
+    if found is None:
+        await announce.began(run.store, work)
+    return found
 
 
 async def commit(run: Run, manifest: Manifest) -> Manifest:
     """Write the manifest; from then on the artifact exists. Returns the winner's, should another have been first."""
-    return await in_store_thread(run.store.commit, manifest)
+    counts = await in_store_thread(run.store.commit, manifest)
+    await announce.committed(run.store, manifest, counts)
+    return counts
+
+
+failed = announce.failed
+"""What every task has as its ``on_failure`` hook."""
 
 
 def ended(step: str, note: str) -> None:
     """Tell what a step came to: one line in the terminal and in the run's log."""
     LISTENER.get().ended(step, note)
     get_run_logger().info("%s: %s", step, note)
+
+
+def noted(step: str, text: str) -> None:
+    """Tell people something about a step that goes on: in the terminal, and as a warning in the run's log."""
+    LISTENER.get().noted(step, text)
+    get_run_logger().warning("%s: %s", step, text)
 
 
 def reused(step: str, manifest: Manifest) -> None:
