@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from fem_core.errors import FemError
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest, RunRecord
 from fem_core.store.store import Store
@@ -52,16 +51,14 @@ def summarise(store: Store, run: str) -> Summary:
     Raises:
         FemError: there is no such run.
     """
-    record = store.run(run)
-    if record is None:
-        known = ", ".join(sorted(other.name for other in store.runs())) or "none"
-        raise FemError(f"There is no run {run!r} in {store.url}. Runs here: {known}.")
+    record = store.existing_run(run)
     prompts = record.config["prompts"]
-    rows = [_row(store, run, 0, prompts["train_exemplars"], "scores", "predictions")]
-    if store.manifest(layout.iteration(run, 0, "predictions-exemplars")) is not None:
-        rows.append(_row(store, run, 0, prompts["sample_exemplars"], "scores-exemplars", "predictions-exemplars"))
+    there = {manifest.artifact: manifest for manifest in store.artifacts(run)}
+    rows = [_row(there, run, 0, prompts["train_exemplars"], "scores", "predictions")]
+    if layout.iteration(run, 0, "predictions-exemplars") in there:
+        rows.append(_row(there, run, 0, prompts["sample_exemplars"], "scores-exemplars", "predictions-exemplars"))
     for k in range(1, int(record.config["iterations"]) + 1):
-        row = _row(store, run, k, prompts["train_exemplars"], "scores", "predictions")
+        row = _row(there, run, k, prompts["train_exemplars"], "scores", "predictions")
         if row.drawn is None:
             break
         rows.append(row)
@@ -69,9 +66,9 @@ def summarise(store: Store, run: str) -> Summary:
     return Summary(record, rows, baselines[0] if baselines else None)
 
 
-def _row(store: Store, run: str, k: int, exemplars: int, scores_kind: str, predictions_kind: str) -> Row:
+def _row(there: dict[str, Manifest], run: str, k: int, exemplars: int, scores_kind: str, predictions_kind: str) -> Row:
     def read(kind: str) -> Manifest | None:
-        return store.manifest(layout.iteration(run, k, kind))
+        return there.get(layout.iteration(run, k, kind))
 
     found = {
         "scores": read(scores_kind),
