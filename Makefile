@@ -6,11 +6,12 @@ DEVICE := $(shell cd "$(ROOT)" && cut -d' ' -f1 .venv/.fem-setup 2>/dev/null || 
 DEVICE := $(if $(DEVICE),$(DEVICE),cpu)
 RUN := $(IN) .venv/bin
 
-.PHONY: help setup demo test test-fast check docs
+.PHONY: help setup demo s3 test test-fast check docs
 help:
 	@echo "make demo       run the main job on a small real model (about ten minutes on two cores)"
+	@echo "make s3         start a real S3 server on this machine, to try an S3 store"
 	@echo "make test       run all tests"
-	@echo "make test-fast  run the tests that need no model"
+	@echo "make test-fast  run the tests that need neither a model nor a server, in under a minute"
 	@echo "make check      lint, formatting, types, generated docs"
 	@echo "make docs       write docs/configuration.md anew from the configuration's docstrings"
 	@echo "make setup      set up ./.venv and nothing else"
@@ -21,13 +22,17 @@ setup:
 demo: setup
 	@$(RUN)/fem run configs/demo.yaml
 
+s3: setup
+	@$(IN) deployments/setup.sh $(DEVICE) test
+	@$(RUN)/python deployments/s3.py
+
 test: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
 	@$(RUN)/python -m pytest
 
 test-fast: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
-	@$(RUN)/python -m pytest tests/unit -m "not slow"
+	@$(RUN)/python -m pytest tests/unit -n 2 -m "not slow and not s3"
 
 check: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test

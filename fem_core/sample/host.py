@@ -30,6 +30,7 @@ from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.proof import read_probe
 from fem_core.sample.vllm_engine import VllmEngine
 from fem_core.store.layout import part_name
+from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
 
 PROGRESS_SECONDS = 1.0
@@ -124,7 +125,7 @@ class Host:
         tokens = self._tokens
         if tokens is None:
             raise RuntimeError("the host was given work before it was started")
-        store = Store.open(job.store, check=False)
+        store = Store.open(job.store, check=False, patience=WORKING)
         manifest = store.manifest(job.problems)
         if manifest is None:
             raise FemError(
