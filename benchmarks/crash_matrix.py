@@ -280,7 +280,7 @@ def finish(place: Place, run: str) -> None:
         raise Lost(f"{run} does not go on: {place.said()}")
 
 
-def matrix(place: Place, kills: int, chance: random.Random, per_run: int = 4) -> Counter[str]:
+def matrix(place: Place, kills: int, chance: random.Random, wanted: list[str], per_run: int = 4) -> Counter[str]:
     """Kill so often, over as many runs as that takes; how often each kind came to its kill."""
     began = time.monotonic()
     finish(place, "undisturbed")
@@ -288,7 +288,7 @@ def matrix(place: Place, kills: int, chance: random.Random, per_run: int = 4) ->
     reference = whole(place, "undisturbed", None)
     print(f"undisturbed: {spread:.0f} s, {len(reference)} artifacts compared", file=sys.stderr, flush=True)
     done: Counter[str] = Counter()
-    kinds = [kind for kind in KINDS if kind != "server" or place.server is not None]
+    kinds = [kind for kind in wanted if kind != "server" or place.server is not None]
     number = 0
     while done.total() < kills:
         number += 1
@@ -319,6 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--store", choices=["local", "s3", "both"], default="both")
     parser.add_argument("--iterations", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="work here and leave everything there; a temporary folder by default")
     chosen = parser.parse_args(arguments)
@@ -328,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
     for kind in stores:
         place = prepare(folder / kind, kind, chosen.iterations)
         try:
-            done = matrix(place, -(-chosen.kills // len(stores)), random.Random(chosen.seed))
+            done = matrix(place, -(-chosen.kills // len(stores)), random.Random(chosen.seed), chosen.kinds)
         except Lost as error:
             print(f"{kind}: {error}\nEverything is in {folder}.", file=sys.stderr)
             raise SystemExit(1) from error

@@ -1,9 +1,11 @@
 """`fem resume` and `fem fork` on a real run: what is there is used, what was changed is done, nothing is copied."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
-from place import Workplace, digests
+from place import Workplace, digests, until, workplace
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +66,23 @@ def test_a_fork_with_nothing_to_do_is_refused(place: Workplace, finished: str) -
 def test_the_run_of_two_lives_audits_green(place: Workplace, finished: str) -> None:
     audited = place.fem("audit", "demo", "--deep")
     assert audited.returncode == 0, audited.stdout + audited.stderr
+
+
+def test_another_machine_leaves_a_run_that_is_worked_on(tmp_path: Path, prefect_server: str) -> None:
+    place = workplace(tmp_path / "one", prefect_server, iterations=1)
+    command, options = place.command("run", "demo.yaml")
+    lease = {**options["env"], "FEM_LEASE_SECONDS": "12"}
+    with (tmp_path / "first.txt").open("w") as log:
+        first = subprocess.Popen(command, stdout=log, stderr=log, **(options | {"env": lease}))
+    try:
+        until(lambda: (place.run_dir / "run.json").exists(), 120, "a run")
+        other = {**lease, "FEM_CACHE": str(tmp_path / "another machine")}
+        second = place.fem("resume", "demo", env=other)
+        assert second.returncode == 2, second.stdout + second.stderr
+        assert "its last process may still be alive on another machine" in second.stdout
+        assert "Another process works on run 'demo'" in second.stderr
+        assert first.poll() is None
+    finally:
+        first.terminate()
+        first.wait(60)
+    assert not list((place.run_dir / "lease").iterdir()), "a run that is stopped gives its lease back"
