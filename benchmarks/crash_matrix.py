@@ -236,7 +236,7 @@ def kill_once(place: Place, run: str, kind: str, chance: random.Random, spread: 
     else:
         process = place.start(*arguments)
     deadline = time.monotonic() + RUN_SECONDS
-    strike = time.monotonic() + chance.uniform(0.15, 1.0) * spread
+    strike = time.monotonic() + chance.uniform(0.1, 0.6) * spread
     struck = False
     others: list[psutil.Process] = []
     while process.poll() is None:
@@ -304,8 +304,8 @@ def matrix(place: Place, kills: int, chance: random.Random, wanted: list[str], p
                 file=sys.stderr,
                 flush=True,
             )
-            if done.total() >= kills:
-                break
+            if done.total() >= kills or place.store.manifest(layout.report(run)) is not None:
+                break  # a killed engine or trainer is started again by the same run, which may be finished now
         before, named = committed(place), vouched(place)
         finish(place, run)
         kept(before, committed(place), named)
