@@ -192,18 +192,6 @@ class _Walk:
         return would_be
 
 
-def lines_of(steps: list[Planned]) -> list[str]:
-    """One line per artifact, and what is left to do."""
-    lines = []
-    for one in steps:
-        digest = one.digest[:12] if one.digest else "-" * 12
-        lines.append(
-            f"{one.step:14} {digest}  {one.state:20}  {one.artifact}" + (f"  ({one.reason})" if one.reason else "")
-        )
-    reused = sum(one.state in (DONE, INHERITED) for one in steps)
-    return [*lines, f"{reused} of {len(steps)} artifacts are there, {len(steps) - reused} are to be made."]
-
-
 def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
     """Print the resolved configuration and every step with its key."""
     store = Store.open(config.store, check=False)
@@ -211,10 +199,8 @@ def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
     print(f"\nconfiguration digest {config.digest()[:12]}, store {store.url}\n")
     for one in steps:
-        key = one.key[:12] if one.key else "-" * 12
-        print(f"{one.step:14} {key}  {one.state:20}  {one.artifact}" + (f"  ({one.reason})" if one.reason else ""))
-    done = sum(one.state in (DONE, INHERITED) for one in steps)
-    print(f"\n{done} of {len(steps)} artifacts are done.")
+        print(_line(one, one.key))
+    print(f"\n{_there(steps)} of {len(steps)} artifacts are done.")
 
 
 def announce(config: RunConfig, parent: Parent | None = None) -> None:
@@ -232,4 +218,16 @@ def announce(config: RunConfig, parent: Parent | None = None) -> None:
         store.create_run(prepare.run_record(name, config, parent))
         refuse_deleted(store, parent.run)  # marked while this was checked; from now on the mark would be refused
     print(f"Run {name!r} in {store.url}:")
-    print("\n".join(lines_of(steps)), flush=True)
+    for one in steps:
+        print(_line(one, one.digest))
+    there = _there(steps)
+    print(f"{there} of {len(steps)} artifacts are there, {len(steps) - there} are to be made.", flush=True)
+
+
+def _line(one: Planned, identity: str | None) -> str:
+    shown = identity[:12] if identity else "-" * 12
+    return f"{one.step:14} {shown}  {one.state:20}  {one.artifact}" + (f"  ({one.reason})" if one.reason else "")
+
+
+def _there(steps: list[Planned]) -> int:
+    return sum(one.state in (DONE, INHERITED) for one in steps)

@@ -1,5 +1,6 @@
 """Artifacts and runs: data first, manifest last, first writer wins, one configuration per run."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,11 +46,35 @@ def test_of_many_committers_one_wins_and_all_return_its_manifest(store: Store, m
         record = store.write_bytes(ARTIFACT, f"draw-{n}.json", str(n).encode())
         return store.commit(make_manifest(ARTIFACT, [record], stats={"n": n}))
 
-    with ThreadPoolExecutor(16) as pool:
-        returned = list(pool.map(commit, range(16)))
+    with ThreadPoolExecutor(64) as pool:
+        returned = list(pool.map(commit, range(64)))
     kept = store.manifest(ARTIFACT)
     assert kept is not None
-    assert returned == [kept] * 16
+    assert returned == [kept] * 64
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_loses_nothing(
+    local: Store, table: pa.Table, make_manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.write_table(ARTIFACT, "part-00000.parquet", table, KEY)
+    before = local.root.files("runs")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("fem_core.store.local.os.fsync", full)
+        for write in (
+            lambda: local.write_table(ARTIFACT, "part-00001.parquet", table, KEY),
+            lambda: local.write_bytes(ARTIFACT, "scores.json", b"{}"),
+            lambda: local.commit(make_manifest(ARTIFACT, [first])),
+        ):
+            with pytest.raises(OSError, match="No space left"):
+                write()
+    assert local.root.files("runs") == before
+    assert local.manifest(ARTIFACT) is None
+    second = local.write_table(ARTIFACT, "part-00001.parquet", table, KEY)
+    assert local.commit(make_manifest(ARTIFACT, [first, second])).files == [first, second]
 
 
 def test_a_digest_that_is_not_that_of_the_files_is_not_committed(store: Store, make_manifest) -> None:
