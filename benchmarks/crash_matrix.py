@@ -55,6 +55,8 @@ class Place:
     folder: Path
     url: str
     server: S3Server | None
+    outage: float = 2.0
+    """Seconds that a killed server stays away."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: str, crash: str | None = None) -> "subprocess.Popen[bytes]":
@@ -127,7 +129,7 @@ def prepare(folder: Path, kind: str, iterations: int) -> Place:
         "train": {"epochs": 2, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32", "save_minutes": 0.01},
     }
     (folder / "crash.yaml").write_text(yaml.safe_dump(config))
-    return Place(folder, url, server, environment)
+    return Place(folder, url, server, environment=environment)
 
 
 def committed(place: Place) -> dict[str, str]:
@@ -258,7 +260,7 @@ def _strike(place: Place, process: "subprocess.Popen[bytes]", kind: str, now: bo
         return True
     if kind == "server" and now and place.server is not None:
         place.server.kill()
-        time.sleep(2.0)
+        time.sleep(place.outage)
         place.server.start()
         return True
     marker = {"engine": "fem_core.sample.host", "trainer": "fem_core.train.sft"}.get(kind)
@@ -320,6 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--store", choices=["local", "s3", "both"], default="both")
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--outage", type=float, default=2.0, help="seconds that a killed S3 server stays away")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="work here and leave everything there; a temporary folder by default")
     chosen = parser.parse_args(arguments)
@@ -328,6 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("| store | killed | kills | lost or changed | audit | as the undisturbed run |\n|---|---|---|---|---|---|")
     for kind in stores:
         place = prepare(folder / kind, kind, chosen.iterations)
+        place.outage = chosen.outage
         try:
             done = matrix(place, -(-chosen.kills // len(stores)), random.Random(chosen.seed), chosen.kinds)
         except Lost as error:
