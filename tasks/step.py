@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -76,8 +76,9 @@ LISTENER: ContextVar[Listener] = ContextVar("fem_listener", default=Silent())  #
 
 
 async def in_store_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run a blocking store call in a thread kept for such calls, off the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(_store_threads, partial(function, *args, **kwargs))
+    """Run a blocking store call in a thread kept for such calls, off the event loop; it knows its run, as the caller does."""
+    call = partial(copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_store_threads, call)
 
 
 @dataclass
