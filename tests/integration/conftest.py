@@ -1,5 +1,6 @@
 """Models for the integration tests: the packaged one, and two tiny ones with random weights."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from benchmarks.tiny_model import tiny_llama
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
+
+# As the engine host has it. Set before torch is imported: its compiler cannot build in a path with spaces.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def test_the_snippet_reads_the_run(
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # offline, datasets reaches no S3 either
     run_snippet(title, f"{request.getfixturevalue(place)}/runs/made")
     assert re.search(PRINTS[title], capsys.readouterr().out, re.M | re.S)
 
