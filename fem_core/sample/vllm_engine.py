@@ -13,6 +13,7 @@ import copy
 import gc
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -113,9 +114,12 @@ def environment(device: Device) -> dict[str, str]:
 
 
 def preload() -> str | None:
-    """What to put into ``LD_PRELOAD`` of an engine's process on CPU: Intel's OpenMP, where the environment holds it."""
+    """What to put into ``LD_PRELOAD`` of an engine's process on CPU: Intel's OpenMP, where the environment holds it.
+
+    None where its path has a space or a colon: the loader takes these for separators and knows no way to quote them.
+    """
     library = Path(sys.prefix) / "lib" / "libiomp5.so"
-    return str(library) if library.is_file() else None
+    return str(library) if library.is_file() and not re.search(r"[\s:]", str(library)) else None
 
 
 def engine_arguments(settings: EngineSettings, model_dir: Path, device: Device) -> dict[str, Any]:

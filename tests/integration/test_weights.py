@@ -1,5 +1,6 @@
 """The engine's weights, caches and sums, with real vLLM and tiny models whose embeddings are tied."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ class Stop:
 
     def __call__(self, text: str) -> bool:
         return self.after_lines is not None and text.count("\n") >= self.after_lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """vLLM sets variables of its process, LD_PRELOAD among them, which children of later tests would inherit."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,17 @@ def test_the_cpu_engine_runs_in_its_host_process_on_the_cores_it_may_use() -> No
     assert variables["VLLM_NO_USAGE_STATS"] == environment("cuda")["VLLM_NO_USAGE_STATS"] == "1"
 
 
+@pytest.mark.parametrize(("folder", "named"), [("env", True), ("an env", False), ("env:2", False)])
+def test_a_path_that_the_loader_would_split_is_not_preloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, named: bool
+) -> None:
+    library = tmp_path / folder / "lib" / "libiomp5.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / folder))
+    assert preload() == (str(library) if named else None)
+
+
 def test_what_is_preloaded_exists() -> None:
     library = preload()
     assert library is None or Path(library).is_file()
