@@ -60,3 +60,13 @@ def root_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def real_store(root_url: str) -> Store:
     """An empty store on a local root, and one on S3."""
     return Store.open(root_url)
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local store with the run ``made`` (tests/made_run.py), made once; copy it before you change it."""
+    from made_run import make_run
+
+    folder = tmp_path_factory.mktemp("made")
+    make_run(Store.open(str(folder)))
+    return folder

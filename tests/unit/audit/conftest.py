@@ -5,21 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_run import make_run
 
 from fem_core.audit.audit import audit
 from fem_core.audit.findings import Audit
 from fem_core.store.store import Store
 
 Examine = Callable[..., Audit]
-
-
-@pytest.fixture(scope="session")
-def made_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the run ``made``; copy it before you change it."""
-    folder = tmp_path_factory.mktemp("made")
-    make_run(Store.open(str(folder)))
-    return folder
 
 
 @pytest.fixture

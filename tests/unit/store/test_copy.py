@@ -18,18 +18,10 @@ from fem_core.store.store import Store
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a finished run, made once."""
-    folder = tmp_path_factory.mktemp("made")
-    make_run(Store.open(str(folder)))
-    return folder
-
-
 @pytest.fixture
-def here(made: Path, tmp_path: Path) -> Store:
+def here(made_folder: Path, tmp_path: Path) -> Store:
     """A copy of it to do with as one likes."""
-    shutil.copytree(made, tmp_path / "here")
+    shutil.copytree(made_folder, tmp_path / "here")
     return Store.open(str(tmp_path / "here"))
 
 
