@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from place import ROOT, Workplace, ask, children_of, digests, until, workplace
+
+from fem_core.store.root import TEMPORARY
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +34,19 @@ def test_the_table_shows_every_iteration(finished: str) -> None:
     assert [line.split("  ")[0].strip() for line in lines] == ["0 base, 0 exemplars", "0 base, 2 exemplars", "1", "2"]
 
 
-def test_every_artifact_has_a_manifest_and_no_stray_file(place: Workplace, finished: str) -> None:
+def test_every_artifact_has_a_manifest_and_gc_takes_every_other_file(
+    place: Workplace, finished: str, tmp_path: Path
+) -> None:
+    shutil.copytree(place.folder / "fem-store", tmp_path / "store", copy_function=os.link)
+    collected = place.fem("gc", "--store", str(tmp_path / "store"), "--grace", "0s", "--yes")
+    assert collected.returncode == 0, collected.stderr
+    assert f"{TEMPORARY}half" in collected.stdout
     for k, kinds in {
         0: {"predictions", "predictions-exemplars", "scores", "scores-exemplars"},
         1: {"attempts", "verdicts", "rationales", "checkpoint", "predictions", "scores"},
         2: {"attempts", "verdicts", "rationales", "checkpoint", "predictions", "scores"},
     }.items():
-        folder = place.run_dir / f"iteration={k:03d}"
+        folder = tmp_path / "store" / "runs" / "demo" / f"iteration={k:03d}"
         assert {child.name for child in folder.iterdir()} == kinds
         for child in folder.iterdir():
             manifest = json.loads((child / "_manifest.json").read_text())
