@@ -3,8 +3,8 @@
 ``python -m benchmarks.audit_speed [--megabytes 2000] [--rows 1000000] [--repeats 3] [--folder DIR]`` writes two runs to a
 local store: one with a checkpoint of so many random megabytes in four files, one with so many attempts in ten parts; then
 audits each in turn with the two commands. All files are in the page cache. The commands use one core; the audit reads
-several files at a time, and of tables it reads every page as well, against the checksum in it. ``sha256sum`` of some
-systems does not use the processor's SHA instructions, so ``openssl`` is the harder baseline.
+several files at a time, and of tables the footer besides. ``sha256sum`` of some systems does not use the processor's SHA
+instructions, so ``openssl`` is the harder baseline.
 """
 
 import argparse

@@ -3,8 +3,10 @@
 ``python benchmarks/store_scale.py [--rows 10000000] [--parts 100] [--folder DIR]`` writes drawn-up attempts (texts of
 about 400 characters) to a local store and, part by part in turn, with ``pyarrow.parquet.write_table`` of the same codec
 and settings, once as it is and once with an fsync; then reads everything back in turn, through ``Store.iter_tables``
-(every byte hashed before it is used) and with ``read_table``. The process's peak memory is noted while the rows go by.
-Ten parts make an artifact; the default takes about 5 GB of disk. The files are in the page cache when they are read.
+(every byte hashed before it is used) and with ``read_table``. What the process holds is noted while the rows go by: its
+resident memory now and at most, and what of it is in Arrow's tables; the difference is the interpreter, a few files and
+what the allocator has not given back. Ten parts make an artifact; the default takes about 5 GB of disk. The files are in
+the page cache when they are read.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -135,10 +138,22 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mb() -> int:
-    """The most memory that this process has held since then, MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6)
+class Memory(NamedTuple):
+    """What this process holds, MB."""
+
+    resident: int
+    """Now."""
+    peak: int
+    """The most since ``reset_peak``."""
+    arrow: int
+    """Of it in Arrow's tables and buffers while a table was in use, at most since ``reset_peak``."""
+
+
+def memory(arrow: int) -> Memory:
+    """See ``Memory`` (Linux: proc(5), status); ``arrow`` in bytes."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    resident, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return Memory(*(round(size / 1e6) for size in (resident, peak, arrow)))
 
 
 class Scale:
@@ -148,42 +163,55 @@ class Scale:
         self.folder, self.parts, self.per_part = folder, parts, rows // parts
         self.store = Store.open(str(folder / "store"))
         self.artifacts = [range(n, min(n + PER_ARTIFACT, parts)) for n in range(0, parts, PER_ARTIFACT)]
+        self.memory: list[tuple[str, int, Memory]] = []
+        """While what, after how many rows."""
+        self.arrow = 0
+        """The most bytes that Arrow had allocated while a table was in use."""
         (folder / "plain").mkdir(parents=True)
 
     def write(self) -> None:
         """Write every part in three ways; one of the plain copies stays, to be read."""
         attempts, clock = Attempts(0), Clock("Store.write_table, commit", "plain", "plain, fsync")
-        peaks, megabytes = {}, 0.0
-        reset_peak()
+        megabytes = 0.0
+        self._reset()
         for k, numbers in enumerate(self.artifacts):
             artifact, files = layout.iteration("scale", k, "attempts"), []
             for n in numbers:
                 table, name = attempts.table(self.per_part), layout.part_name(n)
-                megabytes += table.nbytes / 1e6
+                megabytes += self._size(table) / 1e6
                 clock.round(
                     store=lambda: self._write(artifact, name, table, files, len(numbers)),  # noqa: B023
                     plain=lambda: plain_write(table, self.folder / "plain" / name, False),  # noqa: B023
                     synced=lambda: plain_write(table, self.folder / "synced", True),  # noqa: B023
                 )
-                peaks[(n + 1) * self.per_part] = peak_mb()
-        self._report("write", clock, self.parts * self.per_part, megabytes, peaks)
+                self.memory.append(("write", (n + 1) * self.per_part, memory(self.arrow)))
+        self._report("write", clock, self.parts * self.per_part, megabytes)
 
     def read(self, repeats: int) -> None:
         """Read every artifact in both ways."""
-        clock, peaks, megabytes = Clock("Store.iter_tables", "plain"), {}, 0.0
-        reset_peak()
+        clock, megabytes = Clock("Store.iter_tables", "plain"), 0.0
+        self._reset()
         for turn in range(repeats):
             for k, numbers in enumerate(self.artifacts):
                 manifest = self.store.manifest(layout.iteration("scale", k, "attempts"))
                 assert manifest is not None
                 sizes: list[int] = []
                 clock.round(
-                    store=lambda: sizes.extend(table.nbytes for table in self.store.iter_tables(manifest)),  # noqa: B023
+                    store=lambda: sizes.extend(map(self._size, self.store.iter_tables(manifest))),  # noqa: B023
                     plain=lambda: self._read_plain(numbers),  # noqa: B023
                 )
                 megabytes += sum(sizes) / 1e6
-                peaks[(turn * self.parts + numbers[-1] + 1) * self.per_part] = peak_mb()
-        self._report("read", clock, repeats * self.parts * self.per_part, megabytes, peaks)
+                self.memory.append(("read", (turn * self.parts + numbers[-1] + 1) * self.per_part, memory(self.arrow)))
+        self._report("read", clock, repeats * self.parts * self.per_part, megabytes)
+
+    def _reset(self) -> None:
+        reset_peak()
+        self.arrow = 0
+
+    def _size(self, table: pa.Table) -> int:
+        """Of a table that is in use, bytes."""
+        self.arrow = max(self.arrow, pa.total_allocated_bytes())
+        return int(table.nbytes)
 
     def _write(self, artifact: str, name: str, table: pa.Table, files: list[FileRecord], of: int) -> None:
         files.append(self.store.write_table(artifact, name, table, KEY))
@@ -194,14 +222,20 @@ class Scale:
         for n in numbers:
             pq.read_table(self.folder / "plain" / layout.part_name(n))
 
-    def _report(self, what: str, clock: Clock, rows: int, megabytes: float, peaks: dict[int, int]) -> None:
+    def _report(self, what: str, clock: Clock, rows: int, megabytes: float) -> None:
         for way in clock.ways:
             seconds = clock.seconds(way)
             rates = f"{rows / seconds:,.0f} | {megabytes / seconds:,.0f}"
             print(f"| {what} | {way} | {rates} | {clock.ratio(way) if way != clock.ways[0] else ''} |", flush=True)
-        counts = [list(peaks)[int(share * (len(peaks) - 1))] for share in (0.1, 0.25, 0.5, 1.0)]
-        shown = ", ".join(f"{peaks[count]:,} after {count:,} rows" for count in dict.fromkeys(counts))
-        self.peaks = [*getattr(self, "peaks", []), f"Peak memory of this process while it {what}s, MB: {shown}."]
+
+    def show_memory(self) -> None:
+        """Four of the notes of each kind, the last among them."""
+        print("\n| while it | rows | resident MB | at most | of it in Arrow, at most |\n|---|---|---|---|---|")
+        for what in ("write", "read"):
+            notes = [note for note in self.memory if note[0] == what]
+            chosen = [round(share * (len(notes) - 1)) for share in (0.1, 0.25, 0.5, 1.0)]
+            for _, rows, held in (notes[n] for n in dict.fromkeys(chosen)):
+                print(f"| {what}s | {rows:,} | {held.resident:,} | {held.peak:,} | {held.arrow:,} |")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -223,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scale.read(chosen.repeats)
         size = sum(file.stat().st_size for file in Path(folder, "plain").iterdir()) / 1e6
         print(f"\n{chosen.rows:,} rows in {chosen.parts} parts of {size / chosen.parts:.1f} MB on the disk.")
-        print("\n".join(scale.peaks))
+        scale.show_memory()
 
 
 if __name__ == "__main__":

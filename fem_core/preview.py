@@ -12,6 +12,9 @@ from fem_core.problems.problem import Problem
 from fem_core.prompts import ChatTokens, PromptKind, completion, longest_prompt, messages
 from fem_core.sample.schemes import plan_of
 
+VERSION = 1
+"""Of the prepare step: raised when the same source would give other problems or prompts."""
+
 
 @dataclass(frozen=True)
 class Example:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from fem_core.audit import content, files, links
 from fem_core.audit.findings import Audit, Checked, Finding
 from fem_core.audit.ledger import Ledger, in_store
-from fem_core.audit.rederive import KINDS, Rederiver
+from fem_core.audit.rederive import KINDS, NOT_AGAIN, Rederiver
 from fem_core.errors import FemError
 from fem_core.problems.problem import Problem
 from fem_core.problems.verifier import Verifier
@@ -26,7 +26,10 @@ from fem_core.store.manifest import Manifest, RunRecord
 from fem_core.store.reading import holder
 from fem_core.store.store import Store
 
-_ORDER = ("problems", "model", "prompts", "attempts", "verdicts", "rationales", "checkpoint", "predictions", "scores")
+_ORDER = (
+    *("problems", "model", "estimate", "prompts", "attempts", "verdicts", "rationales", "checkpoint", "predictions"),
+    "scores",
+)
 
 
 def audit(store: Store, run: str, *, deep: bool = False, cache: Path) -> Audit:
@@ -49,7 +52,7 @@ class _Auditor:
     def __init__(self, store: Store, run: str, deep: bool, cache: Path, verifier: Verifier) -> None:
         self._store, self._run, self._deep, self._cache = store, run, deep, cache
         self._ledger = Ledger(store)
-        self._rederiver = Rederiver(self._ledger, verifier)
+        self._rederiver = Rederiver(self._ledger, verifier, cache)
         self._top = layout.run_dir(run)
         self._configs: dict[str, dict[str, Any]] = {}
         self._derived: set[tuple[str, str]] = set()
@@ -72,7 +75,7 @@ class _Auditor:
         general += [Finding("broken", gap, None, "artifact", "what was made after it is there", "none") for gap in gaps]
         general += _strays(self._top, listing, own, readable)
         self._read_configs(readable.values())
-        contents = files.read_all(self._store.root, list(readable.values()), self._cache)
+        contents = files.read_all(self._store.root, list(readable.values()), self._cache, pages=self._deep)
         test, hidden = self._test_problems(readable, set(own))
         rows = []
         for artifact, manifest in manifests.items():
@@ -86,8 +89,11 @@ class _Auditor:
                 *self._content(manifest, test),
                 *(hidden if manifest.kind == "rationales" else ()),
             ]
-            if derived := self._deep and self._fresh(manifest):
-                found += _safely(self._rederiver.check(manifest), artifact, "not derived again")
+            derived = self._deep and self._fresh(manifest)
+            if derived:
+                again = _safely(self._rederiver.check(manifest), artifact, NOT_AGAIN)
+                derived = not any(finding.what.startswith(NOT_AGAIN) for finding in again)
+                found += again
             rows.append(_row(artifact, manifest, derived, found))
         general += _external(readable.values())
         general += _versions(self._ledger, readable.values())

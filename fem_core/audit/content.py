@@ -105,7 +105,7 @@ def _training_rows(ledger: Ledger, manifest: Manifest, test: Mapping[str, Proble
             plain = messages(config, problem, "plain", config.train_exemplars)
             if row["prompt"] != plain:
                 hinted = row["prompt"] == messages(config, problem, "hinted", config.train_exemplars)
-                wanted, found = _contrast(plain, row["prompt"])
+                wanted, found = contrast(plain, row["prompt"])
                 found = f"{'the hinted prompt' if hinted else 'another prompt'} {found}"
                 yield _broken(manifest, name, f"training prompt of {what}", f"the plain prompt {wanted}", found)
             if [message["role"] for message in row["completion"] or ()] != ["assistant"]:
@@ -144,7 +144,7 @@ def _broken(manifest: Manifest, file: str | None, what: str, recorded: object, f
     return Finding("broken", manifest.artifact, file, what, str(recorded), str(found))
 
 
-def _contrast(wanted: Any, found: Any) -> tuple[str, str]:
+def contrast(wanted: Any, found: Any) -> tuple[str, str]:
     """Both as text, from a little before the place where they part."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (wanted, found)]
     parted = next((i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]), 0)

@@ -1,7 +1,8 @@
 """Every file of an artifact against its manifest: bytes, digest, and what kind of table it holds.
 
 Contract: each file is read once, whole for a table and in pieces for anything else, several at a time; a file that two
-manifests share (a fork's and its parent's) is read once for both.
+manifests share (a fork's and its parent's) is read once for both. Pages of a table are made out on request only: bytes
+with the recorded digest are what the step wrote, so they could only be bad where the record itself was forged.
 """
 
 import hashlib
@@ -56,25 +57,26 @@ Contents = dict[tuple[str, str], Content | str]
 """By root and path in it; a sentence where a file cannot be read."""
 
 
-def read_all(root: Root, manifests: Sequence[Manifest], cache: Path) -> Contents:
+def read_all(root: Root, manifests: Sequence[Manifest], cache: Path, *, pages: bool) -> Contents:
     """Read and hash the files of all manifests.
 
     Args:
         cache: where the packaged model's folder may be.
+        pages: read every page of a table against its checksum, too.
     """
     places: dict[tuple[str, str], Root] = {}
     for manifest in manifests:
-        found = _place(root, manifest, cache)
+        found = place(root, manifest, cache)
         if found is not None:
             places |= {(found[0].url, found[1] + record.path): found[0] for record in manifest.files}
     with ThreadPoolExecutor(READERS) as readers:
-        contents = readers.map(lambda item: _read(item[1], item[0][1]), places.items())
+        contents = readers.map(lambda item: _read(item[1], item[0][1], pages), places.items())
         return dict(zip(places, contents, strict=True))
 
 
 def check(root: Root, manifest: Manifest, contents: Contents, cache: Path) -> Iterator[Finding]:
     """What of a manifest's list of files does not hold."""
-    found = _place(root, manifest, cache)
+    found = place(root, manifest, cache)
     if found is None:
         where = f"the files of the base model, at {manifest.location!r} when it was recorded"
         yield Finding("unchecked", manifest.artifact, None, "not here", found=where)
@@ -89,7 +91,7 @@ def check(root: Root, manifest: Manifest, contents: Contents, cache: Path) -> It
         yield from _check(manifest, record, content)
 
 
-def _place(root: Root, manifest: Manifest, cache: Path) -> tuple[Root, str] | None:
+def place(root: Root, manifest: Manifest, cache: Path) -> tuple[Root, str] | None:
     """The root that the files lie in and what stands before their paths there; None when they are elsewhere."""
     if manifest.location is None:
         return root, f"{holder(manifest)}/"
@@ -134,7 +136,7 @@ def _columns(expected: pa.Schema, found: pa.Schema) -> tuple[str, str] | None:
     return None
 
 
-def _read(root: Root, path: str) -> Content | str:
+def _read(root: Root, path: str, pages: bool) -> Content | str:
     sha, size, kept = hashlib.sha256(), 0, []
     try:
         for piece in root.pieces(path):
@@ -146,13 +148,15 @@ def _read(root: Root, path: str) -> Content | str:
         return GONE
     except (OSError, FemError) as error:
         return f"a file that cannot be read ({type(error).__name__})"
-    return Content(size, sha.hexdigest(), _footer(b"".join(kept)) if path.endswith(".parquet") else None)
+    return Content(size, sha.hexdigest(), _footer(b"".join(kept), pages) if path.endswith(".parquet") else None)
 
 
-def _footer(data: bytes) -> Footer | str:
+def _footer(data: bytes, pages: bool) -> Footer | str:
     try:
-        rows, key = tables.check(data)
-        return Footer(rows, key, pq.read_schema(pa.BufferReader(data)))
+        if pages:
+            tables.check(data)
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return Footer(*tables.footer(file), file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         return f"something else ({' '.join(str(error).split())[:120]})"
 

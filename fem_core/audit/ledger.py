@@ -38,6 +38,10 @@ class Ledger:
                 return self.manifest(ref.artifact)
         return None
 
+    def known(self, kind: str) -> list[Manifest]:
+        """The manifests of a kind that were read so far."""
+        return [manifest for manifest in self._manifests.values() if manifest is not None and manifest.kind == kind]
+
     def upstream(self, artifacts: list[str]) -> list[str]:
         """These artifacts and all that they were made from, in any run of the store."""
         found: dict[str, None] = {}

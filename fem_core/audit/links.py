@@ -21,6 +21,7 @@ from fem_core.store.reading import holder
 
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     "prompts": {"train": ("problems",), "test": ("problems",), "model": ("model",)},
+    "estimate": {"train": ("problems",), "test": ("problems",), "model": ("model",)},
     "attempts": {"problems": ("problems",), "checkpoint": ("checkpoint", "model")},
     "verdicts": {"problems": ("problems",), "attempts": ("attempts",)},
     "rationales": {"problems": ("problems",), "attempts": ("attempts",)},

@@ -1,4 +1,4 @@
-"""The deterministic steps done again from what they read: verdicts, rationales, scores; and each draw's seed.
+"""The deterministic steps done again from what they read: prompts, verdicts, rationales, scores; and each draw's seed.
 
 Contract: only steps whose code has the recorded version are done again. What is compared is the bytes of the files; where
 they differ and another pyarrow wrote them, the tables. A verifier that does not decide in time decides nothing here
@@ -9,14 +9,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
+from fem_core import preview
+from fem_core.audit import tokenizer
+from fem_core.audit.content import contrast
 from fem_core.audit.findings import Finding
 from fem_core.audit.ledger import Ledger
-from fem_core.config import FilterConfig, PromptsConfig
+from fem_core.config import FilterConfig, PromptsConfig, parse_config
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
 from fem_core.evaluate import score as scoring
@@ -28,19 +33,30 @@ from fem_core.sample.draw import draw_stats
 from fem_core.store import tables
 from fem_core.store.manifest import Manifest
 
-KINDS = ("attempts", "predictions", "verdicts", "rationales", "scores")
+KINDS = ("prompts", "attempts", "predictions", "verdicts", "rationales", "scores")
 """What can be derived again."""
+
+NOT_AGAIN = "not derived again"
+"""How a finding begins that says of an artifact that it was not derived again."""
+
+_ANY_LENGTH = 1 << 62
+"""A context that every prompt fits: whether they fit was asked before the run began."""
+
+_UNREAD = {"source": "table", "path": "unread", "answer_kind": "number", "test": 1}
+"""Where problems come from, for a configuration whose problems are read from the store."""
 
 _JUDGED = ["problem_id", "attempt", "text", "finish_reason", "answer", "verdict", "seed"]
 
 
 class Rederiver:
-    """Does steps again for one audit; ``verifier`` judges the answers of generated problems."""
+    """Does steps again for one audit; ``verifier`` judges the answers of generated problems, and the packaged model may
+    be in ``cache``."""
 
-    def __init__(self, ledger: Ledger, verifier: Verifier) -> None:
+    def __init__(self, ledger: Ledger, verifier: Verifier, cache: Path) -> None:
         self._ledger = ledger
         self._store = ledger.store
         self._verifier = verifier
+        self._cache = cache
         self._last: tuple[str, filtering.Filtered] | None = None
 
     def check(self, manifest: Manifest) -> Iterator[Finding]:
@@ -49,12 +65,47 @@ class Rederiver:
         Raises:
             FemError: a file that this needs does not hold, or the verifier cannot run.
         """
-        if manifest.kind in ("attempts", "predictions"):
+        if manifest.kind == "prompts":
+            yield from self._prompts(manifest)
+        elif manifest.kind in ("attempts", "predictions"):
             yield from self._attempts(manifest)
         elif manifest.kind in ("verdicts", "rationales"):
             yield from self._filtered(manifest)
         elif manifest.kind == "scores":
             yield from self._scores(manifest)
+
+    # -- rendered prompts ---------------------------------------------------------------------------------------------
+
+    def _prompts(self, manifest: Manifest) -> Iterator[Finding]:
+        if manifest.step.version != preview.VERSION:
+            yield _other_step(manifest, preview.VERSION)
+            return
+        model = self._ledger.producer(manifest, "model")
+        if model is None:
+            raise FemError(f"The input 'model' of {manifest.artifact} is not in the store. Restore it from a backup.")
+        try:
+            tokens = tokenizer.load(self._ledger, model, self._cache)
+        except tokenizer.NoTokenizer as error:
+            what = f"{NOT_AGAIN}: no tokenizer of the base model is here"
+            yield Finding("note", manifest.artifact, None, what, found=str(error))
+            return
+        config = parse_config({**manifest.step.config, "problems": _UNREAD})
+        train, test = (list(self._problems(manifest, side).values()) for side in ("train", "test"))
+        again = preview.examples_json(preview.examples(config, train, tokens))
+        versions = _other_versions(manifest, "transformers")
+        for file in manifest.files:
+            there: Any = json.loads(self._store.read_bytes(manifest, file.path))
+            if not isinstance(there, list) or not all(isinstance(example, dict) for example in there):
+                yield _broken(manifest, file.path, "examples", "a list of objects", "something else")
+                continue
+            none: dict[str, Any] = {}
+            for i, (mine, theirs) in enumerate(zip_longest(there, again, fillvalue=none)):
+                for name in sorted(mine.keys() | theirs.keys()):
+                    if mine.get(name) != theirs.get(name):
+                        what = f"{name} of example {i}, rendered again{versions}"
+                        yield _broken(manifest, file.path, what, *contrast(mine.get(name), theirs.get(name)))
+        lengths = preview.check_lengths(config, train, test, tokens, _ANY_LENGTH)
+        yield from _stats(manifest, vars(lengths))
 
     # -- verdicts of draws --------------------------------------------------------------------------------------------
 
@@ -210,7 +261,7 @@ def _other_versions(manifest: Manifest, package: str) -> str:
 
 
 def _other_step(manifest: Manifest, version: int) -> Finding:
-    what = f"not derived again: the step has version {manifest.step.version}, and this program's is {version}"
+    what = f"{NOT_AGAIN}: the step has version {manifest.step.version}, and this program's is {version}"
     return Finding("unchecked", manifest.artifact, None, what)
 
 

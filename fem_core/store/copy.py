@@ -85,7 +85,10 @@ def plans(source: Store, target: Store, run: str, *, with_parents: bool = False)
 
 
 def copy(source: Store, target: Store, plan: Plan, hear: Hear = lambda *_: None) -> Copied:
-    """Copy a run; what is at the destination already is not sent again.
+    """Copy a run; what is at the destination already is not sent again, and what was finished there since is left alone.
+
+    A file without a manifest is replaced, as a try that stopped may have left it torn. So nobody else may write the run
+    there meanwhile: the caller holds its lease (``lease.held``).
 
     Raises:
         Corrupt: a file at the source does not hold what its manifest records, or did not arrive as it was sent. The
@@ -93,7 +96,15 @@ def copy(source: Store, target: Store, plan: Plan, hear: Hear = lambda *_: None)
         StoreConflict: somebody else has written another content there meanwhile.
     """
     target.create_run(plan.record)
-    sent = [file for manifest in plan.missing for file in _artifact(source, target, manifest, hear)]
+    sent = []
+    for manifest in plan.missing:
+        other = target.manifest(manifest.artifact)
+        if other is None:
+            sent += _artifact(source, target, manifest, hear)
+            continue
+        _same(target, manifest, other)
+        if holds(manifest):
+            hear(sum(record.bytes for record in manifest.files), manifest.artifact)
     return Copied(
         sent=sum(new for _, new in sent),
         found=sum(not new for _, new in sent),

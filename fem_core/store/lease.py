@@ -11,12 +11,15 @@ problems twice and from writing into one checkpoint.
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 from fem_core.digest import digest
 from fem_core.errors import FemError
@@ -135,6 +138,69 @@ class Lease:
             f"Another process works on run {self._run!r} in {self._store.url}: it has just renewed its lease. Let it "
             "finish, or take another --run name."
         )
+
+
+@contextmanager
+def only_process(store: Store, run: str, cache: Path) -> Iterator[None]:
+    """Keep other processes of this machine off the run; the lock goes with the process, however that ends.
+
+    Raises:
+        FemError: another process works on this run.
+    """
+    locks = cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{digest([store.url, run])[:32]}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FemError(
+            f"Another process works on run {run!r} in {store.url}. Let it finish, or take another --run name."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held(store: Store, run: str, cache: Path, waiting: Callable[[float], None]) -> Iterator[Callable[[], None]]:
+    """Lock and lease of a run, renewed by a thread, for what writes it without a flow.
+
+    Args:
+        waiting: as for ``Lease.acquire``.
+
+    Yields:
+        What to call now and then: it raises ``LeaseLost`` when another process has the run.
+
+    Raises:
+        FemError: another process works on this run.
+    """
+    with only_process(store, run, cache):
+        lease, lost, done = Lease(store, run, machine_id(cache)), list[LeaseLost](), threading.Event()
+        lease.acquire(waiting)
+
+        def keep() -> None:
+            while not lost and not done.wait(lease.every):
+                try:
+                    lease.renew()
+                except LeaseLost as error:
+                    lost.append(error)
+                except (OSError, FemError):
+                    continue  # the store is away; ``renew`` says when that was for too long
+
+        def still() -> None:
+            if lost:
+                raise lost[0]
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        try:
+            yield still
+        finally:
+            done.set()
+            keeper.join()
+            if not lost:
+                lease.release()
 
 
 def machine_id(cache: Path) -> str:

@@ -40,7 +40,7 @@ _PART_READERS = 4
 """Part files held in memory at a time while they are checked."""
 
 _AHEAD = 2
-"""Tables made ready while one is in use."""
+"""Files read and hashed while the table of one is in use."""
 
 _OTHER_RUN = "A run has one configuration: start this one under another name with --run NAME."
 
@@ -210,17 +210,19 @@ class Store:
     def iter_tables(self, manifest: Manifest, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The artifact's tables in path order, one per file, each verified before it is parsed.
 
-        The next ones are made ready beside the one in use, so a few tables are in memory, however many files there are.
+        The next files are read and hashed beside the table in use, so a few files are in memory, however many there are.
+        A table is made in the caller's thread and when it is asked for: Arrow's allocator keeps what a thread has freed,
+        and threads that come and go with every artifact would each leave some behind.
         """
         parts = sorted((one for one in manifest.files if one.path.endswith(".parquet")), key=lambda one: one.path)
         with ThreadPoolExecutor(_AHEAD) as beside:
-            ready: deque[Future[pa.Table]] = deque()
+            ready: deque[Future[bytes]] = deque()
             for part in parts:
-                ready.append(beside.submit(self._table, manifest, part, columns))
+                ready.append(beside.submit(reading.read_file, self._root, manifest, part))
                 if len(ready) > _AHEAD:
-                    yield ready.popleft().result()
+                    yield tables.decode(ready.popleft().result(), columns)
             while ready:
-                yield ready.popleft().result()
+                yield tables.decode(ready.popleft().result(), columns)
 
     def read_table(self, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
         """The artifact's tables as one, verified, in path order."""
@@ -316,9 +318,6 @@ class Store:
 
     def _winner(self, manifest: Manifest) -> Manifest | None:
         return self.find(manifest.artifact, manifest.step.key, step=manifest.step, inputs=manifest.inputs)
-
-    def _table(self, manifest: Manifest, part: FileRecord, columns: Sequence[str] | None) -> pa.Table:
-        return tables.decode(reading.read_file(self._root, manifest, part), columns)
 
     def _part(self, artifact: str, name: str, key: str) -> FileRecord:
         path = f"{artifact}/{name}"

@@ -41,8 +41,13 @@ def check(data: bytes) -> tuple[int, str | None]:
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
         for _ in file.iter_batches():
             pass
-        key = (file.schema_arrow.metadata or {}).get(_KEY)
-        return file.metadata.num_rows, None if key is None else key.decode(errors="replace")
+        return footer(file)
+
+
+def footer(file: pq.ParquetFile) -> tuple[int, str | None]:
+    """Rows and step key of a parquet file, from its footer."""
+    key = (file.schema_arrow.metadata or {}).get(_KEY)
+    return file.metadata.num_rows, None if key is None else key.decode(errors="replace")
 
 
 def count_rows(data: bytes) -> int:

@@ -21,7 +21,7 @@ def audit(run: str, *, store: StoreUrl = None, deep: bool = False) -> None:
     store
         Folder or URL of the store; ./fem-store by default.
     deep
-        Do the deterministic steps again, too: verdicts, rationales, scores.
+        Read every page of tables and do the deterministic steps again, too: prompts, verdicts, rationales, scores.
     """
     from fem_core.audit.audit import audit as examine
     from fem_core.model import default_cache

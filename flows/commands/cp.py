@@ -1,6 +1,7 @@
 """``fem cp``: a run to another store, verified on the way."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -38,7 +39,9 @@ def cp(
     from rich.console import Console
 
     from fem_core.errors import StoreAway
+    from fem_core.model import default_cache
     from fem_core.store import copy
+    from fem_core.store.lease import held
     from fem_core.store.store import Store
     from flows.terminal import follower
 
@@ -48,15 +51,27 @@ def cp(
         with follower(Console()) as listener:
             for plan in plans:
                 step = f"copy {plan.record.name}"
-                listener.began(step, plan.bytes, f"bytes in {len(plan.missing)} artifacts to {target.url}")
-                done = 0
 
-                def hear(more: int, file: str, plan: copy.Plan = plan, step: str = step) -> None:
-                    nonlocal done
-                    done += more
-                    listener.moved(step, done, plan.bytes, file)
+                def waiting(seconds: float, step: str = step) -> None:
+                    listener.noted(step, f"waiting for a sign of who wrote it there last, {seconds:.0f} s at most")
 
-                copied = copy.copy(source, target, plan, hear)
+                with held(target, plan.record.name, default_cache(), waiting) as still:
+                    listener.began(step, plan.bytes, f"bytes in {len(plan.missing)} artifacts to {target.url}")
+                    done = 0
+
+                    def hear(
+                        more: int,
+                        file: str,
+                        plan: copy.Plan = plan,
+                        step: str = step,
+                        still: Callable[[], None] = still,
+                    ) -> None:
+                        nonlocal done
+                        still()
+                        done += more
+                        listener.moved(step, done, plan.bytes, file)
+
+                    copied = copy.copy(source, target, plan, hear)
                 listener.ended(step, _told(plan, copied))
             for line in _left_out(plans):
                 listener.ended("copy", line)

@@ -23,7 +23,8 @@ def _rows(said: str) -> list[list[str]]:
 def test_store_scale_compares_writing_and_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_scale.main(["--rows", "2000", "--parts", "11", "--repeats", "1", "--folder", str(tmp_path)])
     said = capsys.readouterr().out
-    rows = _rows(said)
+    speed, memory = said.split("\n\n")[0], said[said.index("| while it") :]
+    rows = _rows(speed)
     assert [row[:2] for row in rows] == [
         ["write", "Store.write_table, commit"],
         ["write", "plain"],
@@ -32,7 +33,15 @@ def test_store_scale_compares_writing_and_reading(tmp_path: Path, capsys: pytest
         ["read", "plain"],
     ]
     assert all(float(row[2].replace(",", "")) > 0 for row in rows)
-    assert said.count("Peak memory of this process") == 2
+    held = _rows(memory)
+    assert (
+        [row[1] for row in held if row[0] == "writes"][-1]
+        == [row[1] for row in held if row[0] == "reads"][-1]
+        == "1,991"
+    )
+    for row in held:
+        resident, peak, arrow = (int(cell.replace(",", "")) for cell in row[2:])
+        assert 0 < resident <= peak and arrow < resident
     assert list(tmp_path.iterdir()) == []
 
 

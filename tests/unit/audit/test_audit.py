@@ -1,5 +1,6 @@
 """An audit: whole runs hold, and whatever is done to a run is found and named."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from forge import RUN, edit_json, edit_manifest, edit_rows, flip, forge_on, manifest_of, replace_bytes
 from made_run import made_config, make_run, problems_of
 
+from fem_core import preview
 from fem_core.config import PromptsConfig
 from fem_core.filter.rationales import filter_attempts
 from fem_core.problems.problem import from_table, make_problem, to_table
-from fem_core.prompts import messages
+from fem_core.prompts import ChatTokens, messages
 from fem_core.store import fork, layout, tables
 from fem_core.store.store import Store
 from tasks import prepare
@@ -490,6 +492,93 @@ def test_the_same_table_in_other_bytes_holds_only_where_another_pyarrow_wrote_it
     result = examine(made, deep=True)
     assert result.holds and any("pyarrow 25.0.0 then" in finding.what for finding in result.findings)
     assert tables.check(made.root.read(f"{artifact}/{PART}"))[0] == 13
+
+
+@pytest.fixture
+def shown(made: Store, tmp_path: Path) -> Store:
+    """The run ``made`` with a tokenizer beside its base model, and the prompts and lengths that it gives."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path / "base"
+    folder.mkdir()
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"))
+    template = "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} {% endfor %}"
+    known = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(known))
+    for file in folder.iterdir():
+        replace_bytes(made, f"{RUN}/model", file.name, file.read_bytes())
+    tokens, config, problems = ChatTokens(folder), made_config(), problems_of(range(10))
+    examples = json.dumps(preview.examples_json(preview.examples(config, problems, tokens))).encode()
+    replace_bytes(made, f"{RUN}/prompts", "examples.json", examples)
+    lengths = preview.check_lengths(config, problems, problems_of(range(100, 104)), tokens, 1 << 20)
+    edit_manifest(made, f"{RUN}/prompts", lambda m: m["stats"].update(vars(lengths)))
+    forge_on(made)
+    return made
+
+
+def test_replaced_examples_with_a_manifest_to_match_are_not_what_the_prompts_render_to(
+    shown: Store, examine: Any
+) -> None:
+    result = examine(shown, deep=True)
+    assert result.broken == () and next(row for row in result.checked if row.kind == "prompts").rederived
+    path = f"{RUN}/prompts/examples.json"
+    examples = json.loads(shown.root.read(path))
+    examples[1]["plain"] = examples[1]["plain"].replace("What is 1", "What is 7")
+    replace_bytes(shown, f"{RUN}/prompts", "examples.json", json.dumps(examples).encode())
+    edit_manifest(shown, f"{RUN}/prompts", lambda m: m["stats"].update(longest_prompt=3))
+    assert examine(shown).holds
+    broken = examine(shown, deep=True).broken
+    assert facts(broken) == [
+        (f"{RUN}/prompts", "examples.json", "plain of example 1, rendered again"),
+        (f"{RUN}/prompts", None, "stats.longest_prompt, counted again"),
+    ]
+    assert "What is 7 + 2?" in broken[0].recorded and "What is 1 + 2?" in broken[0].found
+
+
+def test_examples_that_are_left_out_or_are_none_are_found(shown: Store, examine: Any) -> None:
+    examples = json.loads(shown.root.read(f"{RUN}/prompts/examples.json"))
+    for forged, found in (
+        (examples[:2], {"problem_id of example 2, rendered again"}),
+        ({"no": "list"}, {"examples"}),
+        ([1], {"examples"}),
+    ):
+        replace_bytes(shown, f"{RUN}/prompts", "examples.json", json.dumps(forged).encode())
+        assert found <= {finding.what for finding in examine(shown, deep=True).broken}
+
+
+def test_the_tokenizer_is_taken_from_a_checkpoint_where_the_base_model_is_away(
+    shown: Store, examine: Any, tmp_path: Path
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        replace_bytes(shown, f"{FIRST}/checkpoint", name, shown.root.read(f"{RUN}/model/{name}"))
+        shown.root.remove(f"{RUN}/model/{name}")
+    edit_manifest(shown, f"{RUN}/model", lambda m: m.update(location=str(tmp_path / "away")))
+    forge_on(shown)
+    result = examine(shown, deep=True)
+    assert result.broken == () and next(row for row in result.checked if row.kind == "prompts").rederived
+    flip(shown, f"{FIRST}/checkpoint/tokenizer.json")
+    assert not next(row for row in examine(shown, deep=True).checked if row.kind == "prompts").rederived
+
+
+def test_prompts_whose_tokenizer_is_nowhere_are_a_note(made: Store, examine: Any) -> None:
+    result = examine(made, deep=True)
+    (row,) = (row for row in result.checked if row.kind == "prompts")
+    assert result.holds and row.state == "ok" and not row.rederived
+    (note,) = row.findings
+    assert note.sentence() == (
+        f"{RUN}/prompts: not derived again: no tokenizer of the base model is here: found the base model's manifest lists none"
+    )
+
+
+def test_a_damaged_page_that_the_record_vouches_for_is_found_when_every_page_is_read(made: Store, examine: Any) -> None:
+    artifact, name = f"{SECOND}/checkpoint", "training_log.parquet"
+    data = bytearray(made.root.read(f"{artifact}/{name}"))
+    data[30] ^= 1
+    replace_bytes(made, artifact, name, bytes(data), rows=1)
+    assert (artifact, name, "table") not in facts(examine(made).broken)
+    assert (artifact, name, "table") in facts(examine(made, deep=True).broken)
 
 
 def test_a_step_of_another_version_is_not_derived_again_and_says_so(made: Store, examine: Any) -> None:

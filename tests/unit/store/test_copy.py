@@ -1,7 +1,10 @@
 """Copying runs: verified on the way, manifest last, continued where it stopped, forks after their parents."""
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,9 +14,10 @@ from made_run import made_config, make_run
 from deployments.s3 import BUCKET
 from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError, StoreConflict
-from fem_core.store import copy, fork, layout
+from fem_core.store import copy, fork, layout, lease
 from fem_core.store.manifest import FileRecord, Manifest, artifact_digest
 from fem_core.store.store import Store
+from flows.commands.cp import cp
 
 MIB = 1024 * 1024
 
@@ -166,6 +170,75 @@ def test_a_run_that_went_its_own_way_at_the_destination_is_refused(real_store: S
     real_store.root.replace(f"{artifact}/{layout.MANIFEST}", _with_files(original, [other]))
     with pytest.raises(StoreConflict, match="iteration=002/checkpoint is finished with another content"):
         copied(here, real_store)
+
+
+def test_what_was_finished_at_the_destination_since_the_plan_is_left_as_it_is(real_store: Store, here: Store) -> None:
+    (plan,) = copy.plans(here, real_store, "made")
+    artifact = layout.iteration("made", 1, "checkpoint")
+    original = here.manifest(artifact)
+    assert original is not None
+    other = real_store.write_bytes(artifact, "config.json", b"{}")
+    real_store.root.replace(f"{artifact}/{layout.MANIFEST}", _with_files(original, [other]))
+    with pytest.raises(StoreConflict, match="iteration=001/checkpoint is finished with another content"):
+        copy.copy(here, real_store, plan)
+    there = real_store.manifest(artifact)
+    assert there is not None and there.files == [other] and real_store.verify(there) is None
+
+
+def test_no_copy_begins_where_another_machine_works_on_the_run(
+    real_store: Store, here: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEM_CACHE", str(tmp_path / "cache"))
+    worker, stop = lease.Lease(real_store, "made", "another machine", seconds=3.0), threading.Event()
+    worker.acquire()
+
+    def renew() -> None:
+        while not stop.wait(worker.every):
+            worker.renew()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(FemError, match="Another process works on run 'made'"):
+            cp("made", to=real_store.url, store=here.url)
+    finally:
+        stop.set()
+        thread.join()
+    assert real_store.runs() == [] and all("/lease/" in f"/{path}" for path in objects(real_store))
+    worker.release()
+    cp("made", to=real_store.url, store=here.url)
+    assert objects(real_store) == objects(here)
+
+
+def test_of_two_copies_on_one_machine_the_second_leaves(
+    here: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEM_CACHE", str(tmp_path / "cache"))
+    there = Store.open(str(tmp_path / "there"))
+    with (
+        lease.held(there, "made", tmp_path / "cache", lambda _: None),
+        pytest.raises(FemError, match="Another process works on run 'made'"),
+    ):
+        cp("made", to=there.url, store=here.url)
+    assert there.runs() == []
+
+
+def test_a_copy_whose_lease_is_taken_over_stops(here: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Store.open(str(tmp_path / "there"))
+    monkeypatch.setattr(lease.Lease, "every", 0.05)
+    with lease.held(there, "made", tmp_path / "cache", lambda _: None) as still:
+        still()
+        heir = lease.Lease(there, "made", lease.machine_id(tmp_path / "cache"))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with suppress(FemError):
+                heir.acquire()
+                break
+        with pytest.raises(lease.LeaseLost, match="taken over run 'made'"):
+            while time.monotonic() < deadline:
+                still()
+                time.sleep(0.01)
+    assert there.root.children(layout.lease("made")), "the heir's stays"
 
 
 def test_a_fork_waits_for_what_it_refers_to(real_store: Store, here: Store) -> None:

@@ -1,5 +1,7 @@
 """What is read is what was recorded, or Corrupt names the file."""
 
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pytest
 
 from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError
-from fem_core.store import reading
+from fem_core.store import reading, tables
 from fem_core.store.manifest import FileRecord
 from fem_core.store.store import Store
 
@@ -83,6 +85,37 @@ def test_few_tables_are_made_ready_ahead_of_the_one_in_use(
     for used, _ in enumerate(local.iter_tables(manifest)):
         assert len(fetched) <= used + 3
     assert sorted(fetched) == [record.path for record in records]
+
+
+def test_one_table_is_made_at_a_time_and_in_the_callers_thread(
+    local: Store, make_manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that come and go would each leave in Arrow's allocator what they freed: memory would grow with the rows."""
+    table = pa.table({"text": [f"{n:01000d}" for n in range(4000)]})
+    records = [local.write_table(ARTIFACT, f"part-0000{n}.parquet", table, "k" * 64) for n in range(6)]
+    manifest = local.commit(make_manifest(ARTIFACT, records))
+    read_file, decode, fetched, threads = reading.read_file, tables.decode, [], []
+
+    def noted(root, manifest, record):
+        data = read_file(root, manifest, record)
+        fetched.append(record.path)
+        return data
+
+    def made(data, columns=None):
+        threads.append(threading.get_ident())
+        return decode(data, columns)
+
+    monkeypatch.setattr(reading, "read_file", noted)
+    monkeypatch.setattr(tables, "decode", made)
+    before = pa.total_allocated_bytes()
+    for used, one in enumerate(local.iter_tables(manifest), start=1):
+        deadline = time.monotonic() + 10
+        while len(fetched) < min(used + 2, 6) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(fetched) >= min(used + 2, 6), "the next files are read meanwhile"
+        assert pa.total_allocated_bytes() - before < 2.5 * one.nbytes, "the table in use, and the one before it"
+        assert len(threads) == used
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_a_directory_is_stored_whole_without_a_manifest_of_its_own(
