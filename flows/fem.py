@@ -7,24 +7,22 @@ finished tasks of subflows). Evaluation of theta^(k) and sampling of iteration k
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
 from fem_core.config import RunConfig
-from fem_core.digest import digest
 from fem_core.errors import FemError, StoreAway
-from fem_core.model import default_cache
+from fem_core.model import BaseModelFolder, default_cache
 from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import HostSettings
 from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.store import fork, layout
-from fem_core.store.lease import Lease, LeaseLost, machine_id
+from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
 from fem_core.store.manifest import Manifest
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
@@ -35,7 +33,7 @@ from tasks.filter import filter_
 from tasks.prepare import Prepared, prepare
 from tasks.report import report
 from tasks.sample import sample
-from tasks.train import train
+from tasks.train import dismiss, train
 
 
 @flow(name="fem", flow_run_name="{config.name}", validate_parameters=True)
@@ -48,11 +46,14 @@ async def fem(config: RunConfig) -> dict[str, Any]:
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=config.name or "fem", config=config, store=store, cache=default_cache())
-    with _only_process(run):
+    with only_process(run.store, run.name, run.cache):
         async with leased(run):
             prepared = await prepare(run)
             async with _host(run, prepared):
-                checkpoint = await _iterate(run, prepared)
+                try:
+                    checkpoint = await _iterate(run, prepared)
+                finally:
+                    await dismiss(run)
             await report(run)
             await _publish(run)
     return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
@@ -112,46 +113,33 @@ async def _host(run: step.Run, prepared: Prepared) -> AsyncIterator[None]:
     """The engine host of a run, started by the first job that needs it and ended with the flow."""
     if run.model is None:
         raise RuntimeError("the run is not prepared")
-    engine = run.config.sample.engine
-    settings = HostSettings(
-        model_dir=str(run.model.path),
-        engine=EngineSettings(
-            dtype=engine.dtype,
-            max_model_len=engine.max_model_len or prepared.prompts.stats["longest_sequence"],
-            max_num_seqs=engine.max_num_seqs,
-            kv_cache_gib=engine.kv_cache_gib,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-            tensor_parallel_size=engine.tensor_parallel_size,
-            seed=run.config.seed,
-            trust_remote_code=run.config.model.trust_remote_code,
-        ),
-        stop_at_answer=run.config.sample.stop_at_answer,
-    )
+    settings = host_settings(run.config, run.model, prepared.prompts.stats["longest_sequence"])
     async with EngineHost(settings, _log(run)) as host:
         run.host = host
         yield
 
 
-@contextlib.contextmanager
-def _only_process(run: step.Run) -> Iterator[None]:
-    """Keep other processes of this machine off the run; the lock goes with the process, however that ends.
+def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: int) -> HostSettings:
+    """How a run's engine is started.
 
-    Raises:
-        FemError: another process works on this run.
+    Args:
+        longest_sequence: prompt and completion together, tokens, over all that the run draws.
     """
-    locks = run.cache / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{digest([run.store.url, run.name])[:32]}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise FemError(
-            f"Another process works on run {run.name!r} in {run.store.url}. Let it finish, or take another --run name."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    engine = config.sample.engine
+    return HostSettings(
+        model_dir=str(model.path),
+        engine=EngineSettings(
+            dtype=engine.dtype,
+            max_model_len=engine.max_model_len or longest_sequence,
+            max_num_seqs=engine.max_num_seqs,
+            kv_cache_gib=engine.kv_cache_gib,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            seed=config.seed,
+            trust_remote_code=config.model.trust_remote_code,
+        ),
+        stop_at_answer=config.sample.stop_at_answer,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from fem_core.config import RunConfig, identity_of
 from fem_core.evaluate.score import VERSION as SCORE_VERSION
 from fem_core.evaluate.score import score
 from fem_core.problems.problem import from_table
+from fem_core.sample.job import DrawJob
 from fem_core.sample.schemes import EVALUATION
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
@@ -42,6 +43,13 @@ def predictions_work(
             "engine": identity_of(config.sample.engine),
         },
         inputs=(step.input_of("problems", test), step.input_of("checkpoint", checkpoint)),
+    )
+
+
+def predictions_job(run: step.Run, todo: step.Work, k: int, test: Manifest, exemplars: int) -> DrawJob:
+    """The job of an evaluation: one greedy draw per problem."""
+    return draw_job(run, f"evaluate-{k}-{exemplars}", todo, k, test, EVALUATION).model_copy(
+        update={"exemplars": exemplars, "temperature": 0.0, "top_p": 1.0, "max_tokens": todo.config["max_tokens"]}
     )
 
 
@@ -98,10 +106,7 @@ async def evaluate(
     todo = predictions_work(run.name, run.config, k, test, checkpoint, exemplars)
     predictions = await step.find(run, todo)
     if predictions is None:
-        job = draw_job(run, f"evaluate-{k}-{exemplars}", todo, k, test, EVALUATION).model_copy(
-            update={"exemplars": exemplars, "temperature": 0.0, "top_p": 1.0, "max_tokens": todo.config["max_tokens"]}
-        )
-        predictions = await draw(run, job, todo, label, checkpoint)
+        predictions = await draw(run, predictions_job(run, todo, k, test, exemplars), todo, label, checkpoint)
     scoring = scores_work(run.name, run.config, k, train, test, predictions, exemplars)
     if (done := await step.find(run, scoring)) is not None:
         step.reused(label, done)

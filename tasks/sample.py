@@ -1,5 +1,6 @@
 """The sample step: attempts for every training problem, drawn with the weights of the iteration before."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fem_core.sample.schemes import Plan, plan_of
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from tasks import step
+from tasks.train import stand_by
 
 VERSION = 1
 """Raised when the same inputs and configuration would be drawn for otherwise."""
@@ -61,7 +63,7 @@ async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest
         step.reused(label, done)
         return done
     job = draw_job(run, f"sample-{k}", todo, k, problems, plan_of(run.config.scheme))
-    return await draw(run, job, todo, label, checkpoint)
+    return await draw(run, job, todo, label, checkpoint, on_draining=lambda: stand_by(run, k))
 
 
 def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest, plan: Plan) -> DrawJob:
@@ -86,21 +88,37 @@ def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Mani
     )
 
 
-async def draw(run: step.Run, job: DrawJob, todo: step.Work, label: str, checkpoint: Manifest) -> Manifest:
-    """Do a draw job on the run's host and commit its parts as an artifact. Evaluation uses it too."""
+async def draw(
+    run: step.Run,
+    job: DrawJob,
+    todo: step.Work,
+    label: str,
+    checkpoint: Manifest,
+    on_draining: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Do a draw job on the run's host and commit its parts as an artifact. Evaluation uses it too.
+
+    Args:
+        on_draining: is called, perhaps more than once, when the last problems have been begun.
+    """
     if run.host is None:
         raise RuntimeError("the run has no engine host")
     started = step.now()
     weights: tuple[str, Path] = (checkpoint.digest, await run.folder(checkpoint))
+    dropped = 0
     async with step.watch(label, None, "problems") as progress:
 
         def hear(event: dict[str, Any]) -> None:
+            nonlocal dropped
             if event["event"] == "began":
                 note = f"{event['reused_parts']} parts were already committed" if event["reused_parts"] else ""
                 progress.move(0, note, total=event["total"])
             elif event["event"] == "progress":
                 detail = f"{event['draws']} draws, {event['accepted']} problems accepted, {event['completion_tokens']} tokens"
                 progress.move(event["settled"], detail)
+                dropped = event["dropped_tokens"]
+                if event["draining"]:
+                    on_draining()
 
         await run.host.draw(job, weights, hear)
     parts = await step.in_store_thread(run.store.parts, todo.artifact, todo.key)
@@ -112,7 +130,8 @@ async def draw(run: step.Run, job: DrawJob, todo: step.Work, label: str, checkpo
         engine=run.config.sample.engine.model_dump(mode="json") | run.host.facts,
     )
     stats = await step.in_store_thread(lambda: draw_stats(run.store.iter_tables(manifest)))
-    manifest = await step.commit(run, manifest.model_copy(update={"stats": stats}))
+    # Of this try; what an earlier one drew ahead went with its process.
+    manifest = await step.commit(run, manifest.model_copy(update={"stats": stats | {"dropped_tokens": dropped}}))
     step.ended(
         label,
         f"{stats['draws']} draws, {stats['problems_accepted']} problems accepted, {stats['completion_tokens']} tokens",

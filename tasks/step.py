@@ -30,6 +30,7 @@ from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store import fork, provenance
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, StepRecord, artifact_digest
 from fem_core.store.store import Store
+from fem_core.train.launch import Standby
 from tasks import announce
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class Run:
     host: EngineHost | None = None
     record: RunRecord | None = None
     """What the store says of the run, once it is prepared; a fork's names its parent."""
+    trainer: "asyncio.Task[Standby] | None" = None
+    """The trainer of the iteration that is being drawn, started ahead of its job."""
     locations: dict[str, Path] = field(default_factory=dict)
     """Local folder of each checkpoint, by digest."""
 

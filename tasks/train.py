@@ -1,6 +1,7 @@
 """The train step: theta^(k) from the rationales of iteration k.
 
-While the trainer works, its states go to the store, and a step that was broken off goes on from the newest usable one,
+Its process is started while the rationales are still being drawn, and imports what it needs meanwhile. While the trainer
+works, its states go to the store, and a step that was broken off goes on from the newest usable one,
 on whatever machine. What goes wrong with a state is told and never ends a step that works.
 """
 
@@ -17,12 +18,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fem_core.config import RunConfig, identity_of
-from fem_core.digest import derive_seed
+from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
+from fem_core.store.store import Store
 from fem_core.train import launch, state
 from tasks import step
+
+STAGING = "staging"
+"""Folder of the cache in which trainers work."""
 
 VERSION = 1
 """Raised when the same rationales would be trained on otherwise."""
@@ -82,6 +87,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     """
     todo = work(run.name, run.config, k, rationales, start)
     label = f"train · {k}"
+    await step.in_store_thread(clear_dead, run.cache / STAGING, tries_of(run.store, run.name))
     if (done := await step.find(run, todo)) is not None:
         step.reused(label, done)
         return done
@@ -90,12 +96,12 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     data = await step.in_store_thread(run.store.local_dir, rationales, run.cache)
     if run.host is not None:
         await run.host.sleep()
-    staging = run.cache / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{run.name}-train-{k}-", dir=staging))
     resumed = await _newest_state(run, todo, k, label)
+    model_dir = await run.folder(start)
+    standby = await _standby(run, label)
+    folder = _new_folder(run, k) if standby is None else standby.output_dir.parent
     job = launch.TrainJob(
-        model_dir=await run.folder(start),
+        model_dir=model_dir,
         rationales=[data / record.path for record in rationales.files],
         output_dir=folder / "checkpoint",
         iteration=k,
@@ -111,7 +117,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
 
     states = States(run, todo, k, resumed, warn)
     try:
-        result = await _trained(label, job, states, warn)
+        result = await _trained(label, job, states, warn, standby)
         files = await step.in_store_thread(run.store.put_directory, todo.artifact, job.output_dir)
         made = todo.manifest(
             files,
@@ -129,8 +135,65 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     return manifest
 
 
+def stand_by(run: step.Run, k: int) -> None:
+    """Start the trainer of iteration k ahead of its job; ``train`` takes it over."""
+    if run.trainer is None:
+        run.trainer = asyncio.create_task(
+            launch.stand_by(_new_folder(run, k) / "checkpoint", run.config.train.num_processes)
+        )
+
+
+async def dismiss(run: step.Run) -> None:
+    """End a trainer that was started ahead and has no job."""
+    if (waiting := run.trainer) is None:
+        return
+    run.trainer = None
+    standby = await waiting
+    await standby.end()
+    shutil.rmtree(standby.output_dir.parent, ignore_errors=True)
+
+
+async def _standby(run: step.Run, label: str) -> launch.Standby | None:
+    """The trainer that was started ahead, if it came to that."""
+    if (waiting := run.trainer) is None:
+        return None
+    run.trainer = None
+    try:
+        return await waiting
+    except Exception as error:  # noqa: BLE001 (the step starts another, which says what is wrong if it persists)
+        step.noted(label, f"A trainer could not be started ahead: {error}")
+        return None
+
+
+def _new_folder(run: step.Run, k: int) -> Path:
+    """A folder for one try of iteration k's M-step."""
+    staging = run.cache / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{tries_of(run.store, run.name)}-{k}-", dir=staging))
+
+
+def tries_of(store: Store, run: str) -> str:
+    """How the folders of a run's tries begin; no other run, and no run of that name in another store, has them."""
+    return f"{run}-{digest([store.url, run])[:12]}-train"
+
+
+def clear_dead(staging: Path, tries: str) -> None:
+    """Remove the checkpoints and states that earlier tries of a run left because they were killed; their logs stay.
+
+    The caller holds the run's lock and lease and trains nothing yet, so none of these tries is alive; a trainer that
+    stands by for its job has neither.
+    """
+    for folder in staging.glob(f"{tries}-*"):
+        for left in (folder / "checkpoint", *folder.glob("*/states")):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 async def _trained(
-    label: str, job: launch.TrainJob, states: "States", warn: Callable[[str], None]
+    label: str,
+    job: launch.TrainJob,
+    states: "States",
+    warn: Callable[[str], None],
+    standby: launch.Standby | None,
 ) -> launch.TrainResult:
     """Run the trainer; afresh where it dies on the state that it was given."""
     stepped = False
@@ -143,7 +206,7 @@ async def _trained(
                 progress.move(event.step, f"loss {event.loss:.3f}, {event.tokens} tokens", total=event.steps)
 
             try:
-                return await launch.train(job, hear, states.take, warn)
+                return await launch.train(job, hear, states.take, warn, standby)
             except launch.TrainerDied as error:
                 if job.resume_from is None or stepped:
                     raise

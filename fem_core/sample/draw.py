@@ -1,8 +1,10 @@
 """The draw loop of one job: feeds an engine attempt by attempt and hands over the parts as their problems settle.
 
 Contract: a problem's next draw is queued when its last one has failed, ahead of problems not yet begun, so that the
-batch stays full, parts finish in order, and nothing is drawn that is not needed. Knows neither vLLM nor the store:
-the engine, the renderer, the judge and the writer are handed in.
+batch stays full, parts finish in order, and nothing is drawn that is not needed. At the very end, when only a few
+problems are left and the engine would run nearly empty, their next draws are begun before the last ones have failed;
+what turns out not to be needed is dropped, so that the attempts are those of a walk one by one. Knows neither vLLM nor
+the store: the engine, the renderer, the judge and the writer are handed in.
 """
 
 import heapq
@@ -31,6 +33,9 @@ class Engine(Protocol):
     def unfinished(self) -> int:
         """Draws queued or running."""
 
+    def abort(self, request_ids: Sequence[str]) -> int:
+        """Forget draws; the tokens that they had."""
+
 
 @dataclass
 class Counts:
@@ -41,14 +46,23 @@ class Counts:
     settled: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    dropped_tokens: int = 0
+    """Drawn ahead and not needed: they are in no row and in no other count."""
 
 
 @dataclass
 class _Open:
-    """A problem that has been begun: its rows by attempt index, and how many draws are in flight."""
+    """A problem that has been begun."""
 
     rows: list[dict[str, Any] | None] = field(default_factory=list)
-    flying: int = 0
+    """By attempt index; None while the draw is queued or in flight."""
+    flying: dict[int, str] = field(default_factory=dict)
+    """Request ids of the draws that the engine has, by attempt index."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a draw is queued or in flight."""
+        return None in self.rows
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,11 @@ class DrawLoop:
         """Whether every problem has settled and every part is written."""
         return self.counts.settled == self.total
 
+    @property
+    def draining(self) -> bool:
+        """Whether every problem has been begun."""
+        return self.counts.settled + len(self._open) == self.total
+
     def fill(self, engine: Engine, limit: int) -> None:
         """Queue draws until the engine holds ``limit`` or none is ready."""
         while engine.unfinished < limit:
@@ -120,17 +139,42 @@ class DrawLoop:
                     return
                 self._open[fresh] = _Open()
                 self._queue(fresh)
-            index, attempt, kind = heapq.heappop(self._again)
-            prompt = self._render(self._problems[index], kind)
-            engine.add(f"{self.job_id}/{index}/{attempt}/{kind}", prompt, self._sampling(index, attempt))
+            self._add(engine, *heapq.heappop(self._again))
 
-    def receive(self, finished: Finished) -> None:
+    def fill_ahead(self, engine: Engine, floor: int) -> None:
+        """With nothing else to do, begin draws that are needed only if earlier ones fail, until the engine holds ``floor``.
+
+        Only for ``keep: first``, whose attempts are what comes before the first acceptance whatever else was drawn.
+        """
+        if self._plan.keep != "first" or self._again:
+            return
+        while engine.unfinished < floor:
+            open_ = [(len(state.rows), index) for index, state in self._open.items() if self._undecided(state)]
+            if not open_:
+                return
+            attempt, index = min(open_)
+            self._open[index].rows.append(None)
+            self._add(engine, index, attempt, self._plan.kind_of(attempt))
+
+    def _undecided(self, state: _Open) -> bool:
+        """Whether another draw may still be of use: the budget is not spent, and none was accepted."""
+        return len(state.rows) < self._plan.budget and not any(row and row["verdict"] == ACCEPTED for row in state.rows)
+
+    def _add(self, engine: Engine, index: int, attempt: int, kind: PromptKind) -> None:
+        request_id = f"{self.job_id}/{index}/{attempt}/{kind}"
+        engine.add(request_id, self._render(self._problems[index], kind), self._sampling(index, attempt))
+        self._open[index].flying[attempt] = request_id
+
+    def receive(self, finished: Finished, engine: Engine) -> None:
         """Judge a finished draw; queue the problem's next one or settle it."""
         _, index_text, attempt_text, kind = finished.request_id.rsplit("/", 3)
         index, attempt = int(index_text), int(attempt_text)
+        state = self._open.get(index)
+        if state is None or state.flying.pop(attempt, None) is None:  # dropped within this very step
+            self.counts.dropped_tokens += finished.completion_tokens
+            return
         problem = self._problems[index]
         judgement = self._judge(finished.text, finished.finish_reason, problem)
-        state = self._open[index]
         state.rows[attempt] = {
             "problem_id": problem.problem_id,
             "attempt": attempt,
@@ -145,14 +189,21 @@ class DrawLoop:
             "logprob": finished.logprob,
             "seed": self._sampling(index, attempt).seed or 0,
         }
-        state.flying -= 1
-        self.counts.draws += 1
-        self.counts.prompt_tokens += finished.prompt_tokens
-        self.counts.completion_tokens += finished.completion_tokens
-        if state.flying == 0:
+        if self._plan.keep == "first" and judgement.verdict == ACCEPTED:
+            self._drop_after(state, attempt, engine)
+        if not state.pending:
             self._queue(index)
-            if state.flying == 0:
+            if not state.pending:
                 self._settle(index)
+
+    def _drop_after(self, state: _Open, accepted: int, engine: Engine) -> None:
+        """Forget what was drawn ahead behind an accepted draw."""
+        for row in state.rows[accepted + 1 :]:
+            self.counts.dropped_tokens += row["completion_tokens"] if row else 0
+        del state.rows[accepted + 1 :]
+        late = [state.flying.pop(attempt) for attempt in sorted(state.flying) if attempt > accepted]
+        if late:
+            self.counts.dropped_tokens += engine.abort(late)
 
     def _sampling(self, index: int, attempt: int) -> Sampling:
         settings = self._settings
@@ -167,11 +218,13 @@ class DrawLoop:
         for kind in next_draws(self._plan, outcomes):
             heapq.heappush(self._again, (index, len(state.rows), kind))
             state.rows.append(None)
-            state.flying += 1
 
     def _settle(self, index: int) -> None:
         rows = [row for row in self._open.pop(index).rows if row is not None]
         self.counts.settled += 1
+        self.counts.draws += len(rows)
+        self.counts.prompt_tokens += sum(row["prompt_tokens"] for row in rows)
+        self.counts.completion_tokens += sum(row["completion_tokens"] for row in rows)
         self.counts.accepted += any(row["verdict"] == ACCEPTED for row in rows)
         self._settled[index] = rows
         part = index // self._part_size

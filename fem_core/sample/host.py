@@ -45,6 +45,7 @@ class Host:
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._loops: dict[str, DrawLoop] = {}
         self._reported: dict[str, float] = {}
+        self._warm: set[str] = set()
         self._verifier = Verifier()
         self._engine: VllmEngine | None = None
         self._tokens: ChatTokens | None = None
@@ -162,11 +163,15 @@ class Host:
         """One engine step for all jobs; the older job is fed first."""
         engine = self._ready()
         try:
+            for job_id, loop in self._loops.items():
+                # The first draw goes ahead alone: what its prompt shares with the others is then computed once.
+                loop.fill(engine, self._limit if job_id in self._warm else engine.unfinished + 1)
+                self._warm.add(job_id)
             for loop in self._loops.values():
-                loop.fill(engine, self._limit)
+                loop.fill_ahead(engine, engine.floor)
             finished = engine.step() if engine.unfinished else []
             for one in finished:
-                self._loops[one.request_id.split("/", 1)[0]].receive(one)
+                self._loops[one.request_id.split("/", 1)[0]].receive(one, engine)
         except Exception as error:  # the engine or the store failed: every job on it has
             for job_id in list(self._loops):
                 self._fail(job_id, error)
@@ -175,9 +180,13 @@ class Host:
         for job_id, loop in list(self._loops.items()):
             if loop.done or now - self._reported.get(job_id, 0.0) >= PROGRESS_SECONDS:
                 self._reported[job_id] = now
-                self._send("progress", id=job_id, total=loop.total, **vars(loop.counts))
+                whole = {"generated": engine.generated, "unfinished": engine.unfinished, "waiting": engine.waiting}
+                self._send(
+                    "progress", id=job_id, total=loop.total, draining=loop.draining, **vars(loop.counts), engine=whole
+                )
             if loop.done:
                 del self._loops[job_id]
+                self._warm.discard(job_id)
                 self._send("done", id=job_id)
 
 

@@ -38,6 +38,14 @@ class Plan:
         """The prompt kinds that may be drawn with, each once."""
         return tuple(dict.fromkeys(stage.kind for stage in self.stages))
 
+    def kind_of(self, attempt: int) -> PromptKind:
+        """The prompt kind of an attempt by its index, where every attempt before it failed.
+
+        Raises:
+            IndexError: the plan has no such attempt.
+        """
+        return [stage.kind for stage in self.stages for _ in range(stage.budget)][attempt]
+
 
 EVALUATION = Plan((Stage("plain", 1),))
 """One plain draw per problem; the evaluation makes it greedy."""

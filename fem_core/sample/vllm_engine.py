@@ -22,11 +22,17 @@ from typing import Any, Literal
 
 from fem_core.device import Device, find_device
 from fem_core.errors import FemError
+from fem_core.sample import cpu_kernels
 from fem_core.sample.proof import Probe, WeightsNotProved, check_weights
 
 logger = logging.getLogger(__name__)
 
 _CPU_SEQS = 128
+_FLOOR: dict[Device, int] = {"cpu": 8, "cuda": 32}
+"""Draws in flight below which a step hardly gets shorter."""
+_CPU_BLOCK = 32
+"""Tokens per block of the key-value cache, of which whole ones are shared between prompts. vLLM's 128 is longer than
+most prompts here; its CPU kernels want a multiple of 32."""
 _CPU_BATCHED_TOKENS = 4096
 """Prompt tokens per prefill step on CPU; the logits and activations of a step stay small beside the weights."""
 _HEAD = "lm_head.weight"
@@ -158,6 +164,7 @@ def engine_arguments(settings: EngineSettings, model_dir: Path, device: Device) 
         "dtype": _cpu_dtype() if settings.dtype == "auto" else settings.dtype,
         "distributed_executor_backend": "uni",
         "enforce_eager": True,
+        "block_size": _CPU_BLOCK,
         # A seeded draw whose prompt is prefilled in pieces crashes the CPU engine. Without pieces a prompt fits a step.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings.max_model_len, sequences, _CPU_BATCHED_TOKENS),
@@ -248,6 +255,8 @@ class VllmEngine:
         self._settings = settings
         self._should_stop = should_stop
         self._draws: dict[str, _Draw] = {}
+        self.generated = 0
+        """Tokens drawn so far, over all draws."""
         self._engine: Any = None
         self._start(model_dir)
 
@@ -258,16 +267,27 @@ class VllmEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**engine_arguments(self._settings, model_dir, self._device))
-        )
+        arguments = engine_arguments(self._settings, model_dir, self._device)
+        if self._device == "cpu" and cpu_kernels.register():
+            arguments["ir_op_priority"] = cpu_kernels.PRIORITY
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self.dtype: str = str(self._engine.model_config.dtype).removeprefix("torch.")
         """What the engine computes in."""
+
+    @property
+    def floor(self) -> int:
+        """Draws in flight below which a step hardly gets shorter: fewer are a waste."""
+        return _FLOOR[self._device]
 
     @property
     def unfinished(self) -> int:
         """Draws that were added and have not finished."""
         return len(self._draws)
+
+    @property
+    def waiting(self) -> int:
+        """Draws among them whose prompt has not been read."""
+        return sum(not draw.tokens for draw in self._draws.values())
 
     def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
         """Queue a draw.
@@ -294,10 +314,15 @@ class VllmEngine:
         self._engine.add_request(request_id, {"prompt_token_ids": prompt_ids}, params)
         self._draws[request_id] = _Draw(len(prompt_ids))
 
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """Forget draws; they are not returned by ``step``."""
-        running = [r for r in request_ids if self._draws.pop(r, None)]
-        self._engine.abort_request(running)
+    def abort(self, request_ids: Sequence[str]) -> int:
+        """Forget draws; they are not returned by ``step``.
+
+        Returns:
+            The tokens that they had.
+        """
+        running = {r: draw for r in request_ids if (draw := self._draws.pop(r, None))}
+        self._engine.abort_request(list(running))
+        return sum(draw.tokens for draw in running.values())
 
     def step(self) -> list[Finished]:
         """One token for every draw in flight; the draws that ended with it."""
@@ -308,6 +333,7 @@ class VllmEngine:
         new = output.outputs[0]
         draw.pieces.append(new.text)
         draw.tokens += len(new.token_ids)
+        self.generated += len(new.token_ids)
         reason = new.finish_reason
         if reason is None:
             if self._should_stop is None or "\n" not in new.text or not self._should_stop("".join(draw.pieces)):

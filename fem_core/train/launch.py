@@ -2,8 +2,9 @@
 
 Contract: ``train`` returns when the checkpoint is complete, and by then (or after a failure or a cancellation) no
 process of it is left. Everything that is not the checkpoint lies in ``<output_dir>.train`` beside it: the job, the log,
-and ``progress.jsonl``, through which the trainer reports, as accelerate stands between it and us. Imports neither torch
-nor trl.
+and ``progress.jsonl``, through which the trainer reports, as accelerate stands between it and us. The process may be
+started before its job is known (``stand_by``): it imports what it needs, half of its start-up, and waits. Imports neither
+torch nor trl.
 """
 
 import asyncio
@@ -29,6 +30,9 @@ from fem_core.errors import FemError
 
 PARENT = "FEM_TRAIN_PARENT"
 """Environment variable that names the launching process, as ``pid:start time``."""
+
+JOB = "job.json"
+"""The job's file; the trainer begins when it is there."""
 
 _POLL_SECONDS = 0.2
 _TAIL_LINES = 15
@@ -65,7 +69,7 @@ class TrainJob:
     @property
     def work_dir(self) -> Path:
         """Job, log and progress: beside the checkpoint, not in it."""
-        return self.output_dir.with_name(self.output_dir.name + ".train")
+        return work_dir_of(self.output_dir)
 
     @property
     def states_dir(self) -> Path:
@@ -151,14 +155,39 @@ class TrainResult:
     """The largest process's resident memory on CPU, allocated device memory on GPU; since the last resume only."""
 
 
-def accelerate_config(job: TrainJob, device: Device) -> dict[str, Any]:
+@dataclass
+class Standby:
+    """A trainer that waits for its job, with everything imported or about to be."""
+
+    output_dir: Path
+    """Where its checkpoint will go."""
+    processes: int
+    """How many ``accelerate launch`` starts."""
+    process: asyncio.subprocess.Process
+    """The launcher's."""
+
+    def suits(self, job: TrainJob) -> bool:
+        """Whether it is alive and can do this job."""
+        wanted = (job.output_dir, job.config.num_processes)
+        return self.process.returncode is None and (self.output_dir, self.processes) == wanted
+
+    async def end(self) -> None:
+        """End it, without a job or with one that is done."""
+        await _kill(self.process)
+
+
+def work_dir_of(output_dir: Path) -> Path:
+    """Job, log and progress of a checkpoint's making: beside it, not in it."""
+    return output_dir.with_name(output_dir.name + ".train")
+
+
+def accelerate_config(processes: int, device: Device) -> dict[str, Any]:
     """accelerate's own settings, written out so that a ``default_config.yaml`` of the user's cannot leak into a run."""
-    many = job.config.num_processes > 1
     return {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_GPU" if many else "NO",
+        "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
         "mixed_precision": "no",
-        "num_processes": job.config.num_processes,
+        "num_processes": processes,
         "num_machines": 1,
         "machine_rank": 0,
         "use_cpu": device == "cpu",
@@ -166,7 +195,7 @@ def accelerate_config(job: TrainJob, device: Device) -> dict[str, Any]:
     }
 
 
-def launch_command(job: TrainJob, device: Device) -> list[str]:
+def launch_command(work_dir: Path, processes: int, device: Device) -> list[str]:
     """``accelerate launch`` with everything said, so that it neither asks nor guesses.
 
     Mixed precision is "no" here because ``SFTConfig`` sets it inside, where the device can be asked.
@@ -174,25 +203,18 @@ def launch_command(job: TrainJob, device: Device) -> list[str]:
     Raises:
         FemError: several processes are asked for where there is no GPU.
     """
-    processes = job.config.num_processes
     if device == "cpu" and processes > 1:
         raise FemError(f"train.num_processes is {processes}, but this machine has no usable GPU. Set it to 1.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes))
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(job.work_dir / "accelerate.json"),
-    ]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(work_dir / "accelerate.json")]
     command += ["--num_processes", str(processes), "--num_machines", "1", "--machine_rank", "0"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", threads]
     if device == "cpu":
         command += ["--cpu"]
     elif processes > 1:
         command += ["--multi_gpu", "--main_process_port", "0"]
-    return [*command, "-m", "fem_core.train.sft", str(job.work_dir / "job.json"), device]
+    return [*command, "-m", "fem_core.train.sft", str(work_dir / JOB), device]
 
 
 def environment(parent: psutil.Process) -> dict[str, str]:
@@ -211,36 +233,22 @@ def environment(parent: psutil.Process) -> dict[str, str]:
     }
 
 
-async def train(
-    job: TrainJob,
-    on_progress: Callable[[TrainProgress], None],
-    on_saved: Callable[[SavedState], None] = lambda saved: None,
-    on_warning: Callable[[str], None] = lambda text: None,
-) -> TrainResult:
-    """Run the job; on return ``job.output_dir`` is a whole model folder with ``training_log.parquet`` and the probe.
+async def stand_by(output_dir: Path, processes: int) -> Standby:
+    """Start a trainer before its job is known; give it to ``train``, or end it.
 
     Args:
-        on_saved: takes each state over; without a taker there are two and no more.
-        on_warning: hears what went wrong without ending the job, a sentence.
+        output_dir: where its checkpoint will go.
+        processes: ``TrainConfig.num_processes``.
 
     Raises:
-        FemError: no rows to train on, a row is too long, the output folder is not empty, the model does not suit.
-        TrainerDied: anything else that ended the trainer.
+        FemError: several processes are asked for where there is no GPU.
     """
-    if not sum(pq.read_metadata(file).num_rows for file in job.rationales):
-        raise FemError(
-            f"Iteration {job.iteration} has no accepted rationales to train on. Draw more (scheme.budget), make the "
-            "problems easier, or show exemplars when sampling (prompts.sample_exemplars)."
-        )
-    if job.output_dir.exists() and any(job.output_dir.iterdir()):
-        raise FemError(f"The folder {str(job.output_dir)!r} is not empty. Name a new one for the checkpoint.")
     device = find_device()
-    command = launch_command(job, device)
-    work = job.work_dir
+    work = work_dir_of(output_dir)
+    command = launch_command(work, processes, device)
     work.mkdir(parents=True, exist_ok=True)
-    (work / "job.json").write_text(json.dumps(job.dump(), indent=1))
-    (work / "accelerate.json").write_text(json.dumps(accelerate_config(job, device), indent=1))
-    events = _Events(work / "progress.jsonl")
+    (work / JOB).unlink(missing_ok=True)
+    (work / "accelerate.json").write_text(json.dumps(accelerate_config(processes, device), indent=1))
     with (work / "trainer.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -250,19 +258,69 @@ async def train(
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
+    return Standby(output_dir, processes, process)
+
+
+async def train(
+    job: TrainJob,
+    on_progress: Callable[[TrainProgress], None],
+    on_saved: Callable[[SavedState], None] = lambda saved: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+    standby: Standby | None = None,
+) -> TrainResult:
+    """Run the job; on return ``job.output_dir`` is a whole model folder with ``training_log.parquet`` and the probe.
+
+    Args:
+        on_saved: takes each state over; without a taker there are two and no more.
+        on_warning: hears what went wrong without ending the job, a sentence.
+        standby: a trainer that waits for this job. It is ended in any case; where it does not suit, another is started.
+
+    Raises:
+        FemError: no rows to train on, a row is too long, the output folder is not empty, the model does not suit.
+        TrainerDied: anything else that ended the trainer.
+    """
+    if standby is not None and not standby.suits(job):
+        await standby.end()
+        standby = None
     try:
-        ended = asyncio.ensure_future(process.wait())
-        while not ended.done():
-            await asyncio.wait([ended], timeout=_POLL_SECONDS)
-            for event in events.read():
-                if event["event"] == "step":
-                    on_progress(TrainProgress(**event["progress"]))
-                elif event["event"] == "saved":
-                    on_saved(SavedState(**event["state"], folder=job.state_dir(event["state"]["step"])))
-                elif event["event"] == "warning":
-                    on_warning(_CONTROL.sub("", event["message"]))
+        if not sum(pq.read_metadata(file).num_rows for file in job.rationales):
+            raise FemError(
+                f"Iteration {job.iteration} has no accepted rationales to train on. Draw more (scheme.budget), make the "
+                "problems easier, or show exemplars when sampling (prompts.sample_exemplars)."
+            )
+        if job.output_dir.exists() and any(job.output_dir.iterdir()):
+            raise FemError(f"The folder {str(job.output_dir)!r} is not empty. Name a new one for the checkpoint.")
+        if standby is None:
+            standby = await stand_by(job.output_dir, job.config.num_processes)
+        return await _follow(job, standby.process, on_progress, on_saved, on_warning)
     finally:
-        await _kill(process)
+        if standby is not None:
+            await standby.end()
+
+
+async def _follow(
+    job: TrainJob,
+    process: asyncio.subprocess.Process,
+    on_progress: Callable[[TrainProgress], None],
+    on_saved: Callable[[SavedState], None],
+    on_warning: Callable[[str], None],
+) -> TrainResult:
+    """Give a waiting trainer its job and hear it to the end."""
+    work = job.work_dir
+    events = _Events(work / "progress.jsonl")
+    unfinished = work / f".{JOB}"
+    unfinished.write_text(json.dumps(job.dump(), indent=1))
+    unfinished.replace(work / JOB)
+    ended = asyncio.ensure_future(process.wait())
+    while not ended.done():
+        await asyncio.wait([ended], timeout=_POLL_SECONDS)
+        for event in events.read():
+            if event["event"] == "step":
+                on_progress(TrainProgress(**event["progress"]))
+            elif event["event"] == "saved":
+                on_saved(SavedState(**event["state"], folder=job.state_dir(event["state"]["step"])))
+            elif event["event"] == "warning":
+                on_warning(_CONTROL.sub("", event["message"]))
     return _result(events, ended.result(), work / "trainer.log")
 
 

@@ -2,7 +2,8 @@
 
 Contract: the loss covers each completion from its first token to its end-of-turn token and nothing else; nothing is cut
 to fit; master weights are float32; the checkpoint is a full model folder without pickles or optimizer state, with the
-base model's tokenizer files byte for byte. Started by ``launch.train`` as ``-m fem_core.train.sft JOB DEVICE``.
+base model's tokenizer files byte for byte. Started by ``launch.stand_by`` as ``-m fem_core.train.sft JOB DEVICE``; it
+waits until the job's file is there.
 """
 
 import gc
@@ -88,27 +89,30 @@ def sft_config(job: TrainJob, device: Device, bf16: bool, rows: int) -> SFTConfi
 
 
 class CompletionLogitsTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose logits start at the batch's first completion token.
+    """SFTTrainer whose head computes logits where the loss is, and nowhere else.
 
-    For CPU only: there TRL's fused head scores every position, prompts included, and a vocabulary of 49,152 made that a
-    third of the time (96 against 153 tokens/s, SmolLM2-135M). On GPUs TRL leaves the prompts out by itself.
+    For CPU only: there TRL's fused head scores every position, prompts and padding included, and a vocabulary of 49,152
+    made that a third of the time (docs/performance.md). On GPUs TRL leaves these out by itself.
     """
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the completion tokens' negative log-probabilities over their number in the whole optimizer batch."""
-        labels = inputs["labels"]
-        first = int((labels != -100).int().argmax(dim=1).min())
-        keep = labels.shape[1] - first + 1  # the logits at `first - 1` predict the token at `first`
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=keep,
-        ).logits[:, :-1]
-        mask = labels[:, first:] != -100
-        logits, labels = logits[mask].float(), labels[:, first:][mask]
+        labels = inputs["labels"][:, 1:]
+        scored = labels != -100  # the logits at one position predict the token at the next
+        labels = labels[scored]
+
+        def choose(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (arguments[0][:, :-1][scored], *arguments[1:])
+
+        hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+        try:
+            logits = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).logits.float()
+        finally:
+            hook.remove()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
         self._total_train_tokens += int(inputs["attention_mask"].sum())
         metrics = self._metrics["train"]
@@ -318,7 +322,10 @@ def leave_with_parent() -> None:
 def main(job_file: str, device: str) -> int:
     """Exit status 3 is a refusal, told to the launcher as a sentence; any other failure is a traceback in the log."""
     leave_with_parent()
-    job = TrainJob.load(Path(job_file))
+    file = Path(job_file)
+    while not file.exists():  # started before its job was known; with the parent, this process goes as well
+        time.sleep(0.05)
+    job = TrainJob.load(file)
     try:
         run(job, cast(Device, device))
     except FemError as error:

@@ -22,7 +22,7 @@ from fem_core.config import TrainConfig
 from fem_core.errors import FemError
 from fem_core.schemas import RATIONALES, TRAINING_LOG
 from fem_core.train import sft
-from fem_core.train.launch import TrainerDied, TrainJob, TrainProgress, TrainResult, train
+from fem_core.train.launch import TrainerDied, TrainJob, TrainProgress, TrainResult, stand_by, train
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +95,28 @@ def test_the_loss_falls_and_each_step_is_reported_as_it_happens(done: Done) -> N
     assert done.result.steps == 8 and done.result.tokens == done.progress[-1].tokens
     assert {p.learning_rate for p in done.progress} == {1e-2}
     assert processes_of(done.job) == []
+
+
+def test_a_trainer_started_ahead_does_the_job_itself_and_a_dead_one_is_replaced(
+    done: Done, tiny_model: Path, tmp_path: Path
+) -> None:
+    async def ahead(folder: Path, kill: bool) -> tuple[TrainJob, set[int], set[int]]:
+        job = make_job(folder, tiny_model, rows=15, epochs=2, micro_batch_size=2)
+        standby = await stand_by(job.output_dir, 1)
+        await asyncio.sleep(1)
+        if kill:
+            standby.process.kill()
+            await standby.process.wait()
+        seen: set[int] = set()
+        await train(job, lambda _: seen.update(processes_of(job)), standby=standby)
+        return job, {standby.process.pid}, seen
+
+    for kill in (False, True):
+        job, waited, worked = asyncio.run(ahead(tmp_path / str(kill), kill))
+        assert (waited <= worked) != kill
+        assert processes_of(job) == []
+        ours, theirs = (load_file(folder / "model.safetensors") for folder in (job.output_dir, done.folder))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_checkpoint_is_a_whole_model_folder_and_nothing_else(done: Done, tiny_model: Path) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pytest
@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from fem_core.config import SchemeConfig
 from fem_core.filter.verdict import Judgement
 from fem_core.problems.problem import Problem, make_problem
-from fem_core.sample.draw import DrawLoop, DrawSettings, draw_stats
+from fem_core.sample.draw import Counts, DrawLoop, DrawSettings, draw_stats
 from fem_core.sample.schemes import plan_of
 from fem_core.sample.vllm_engine import Finished, Sampling
 
@@ -42,6 +42,10 @@ class TableEngine:
         self.added.append(request_id)
         self.most = max(self.most, len(self._waiting))
 
+    def abort(self, request_ids: Sequence[str]) -> int:
+        """As vLLM's: what finished in this very step is not there any more."""
+        return sum(draw.completion_tokens for r in request_ids if (draw := self._waiting.pop(r, None)))
+
     def step(self) -> list[Finished]:
         return [self._waiting.pop(key) for key in self._order(list(self._waiting))[:7]]
 
@@ -63,6 +67,8 @@ def drawn(
     done: set[int] | None = None,
     limit: int = 64,
     seed: int = 0,
+    floor: int = 0,
+    counts: list[Counts] | None = None,
 ) -> dict[int, pa.Table]:
     parts: dict[int, pa.Table] = {}
     loop = DrawLoop(
@@ -79,8 +85,12 @@ def drawn(
     engine = engine or TableEngine()
     while not loop.done:
         loop.fill(engine, limit)
+        loop.fill_ahead(engine, floor)
         for finished in engine.step():
-            loop.receive(finished)
+            loop.receive(finished, engine)
+    if counts is not None:
+        counts.append(loop.counts)
+    assert not engine.unfinished, "draws were left in the engine"
     return parts
 
 
@@ -154,6 +164,48 @@ def test_a_failed_problem_comes_before_one_not_begun() -> None:
     retries_after = [index for index, attempt in order[first_of_last:] if attempt > 0 and index < 40]
     seen.update(retries_after)
     assert not seen, "early problems were left waiting behind fresh ones"
+
+
+@pytest.mark.parametrize("order", [list, lambda ids: ids[::-1], lambda ids: sorted(ids, key=hash)])
+@pytest.mark.parametrize(
+    "scheme",
+    [SchemeConfig(name="rs", budget=8), SchemeConfig(name="star", budget=3, hinted_budget=3), SchemeConfig(name="pps")],
+)
+def test_drawing_ahead_leaves_the_attempts_of_a_walk_one_by_one(
+    order: Callable[[list[str]], list[str]], scheme: SchemeConfig
+) -> None:
+    engine, counts = TableEngine(order), []
+    ahead = drawn(60, scheme, part_size=16, floor=40, engine=engine, counts=counts)
+    usual = drawn(60, scheme, part_size=16)
+    assert ahead.keys() == usual.keys()
+    assert all(ahead[n].equals(usual[n]) for n in usual)
+    rows = sum(table.num_rows for table in usual.values())
+    assert counts[0].draws == rows
+    assert counts[0].dropped_tokens == 2 * (len(engine.added) - rows)
+    assert (len(engine.added) > rows) == (scheme.name != "pps"), "what is drawn ahead should show, and PPS(1) has none"
+
+
+def test_with_a_floor_the_engine_is_not_left_empty_and_takes_fewer_steps() -> None:
+    class Counting(TableEngine):
+        steps = 0
+
+        def step(self) -> list[Finished]:
+            self.steps += 1
+            return super().step()
+
+    one_by_one, ahead = Counting(), Counting()
+    drawn(10, SchemeConfig(name="rs", budget=8), engine=one_by_one)
+    drawn(10, SchemeConfig(name="rs", budget=8), engine=ahead, floor=7)
+    assert ahead.steps < one_by_one.steps
+    assert ahead.most == one_by_one.most == 10, "ahead is drawn only where the engine has nothing else to do"
+
+
+def test_keep_all_draws_nothing_ahead() -> None:
+    engine = TableEngine()
+    drawn(5, SchemeConfig(name="star", budget=2, hinted_budget=4, keep="all"), engine=engine, floor=64)
+    usual = TableEngine()
+    drawn(5, SchemeConfig(name="star", budget=2, hinted_budget=4, keep="all"), engine=usual)
+    assert sorted(engine.added) == sorted(usual.added)
 
 
 def test_every_draw_of_a_run_has_its_own_seed() -> None:

@@ -67,9 +67,9 @@ def test_accelerate_does_what_the_job_says_whatever_the_user_configured(
 ) -> None:
     a_job = job(tmp_path, batch_size=16, micro_batch_size=2, num_processes=processes)
     a_job.work_dir.mkdir()
-    (a_job.work_dir / "accelerate.json").write_text(json.dumps(accelerate_config(a_job, device)))  # type: ignore[arg-type]
+    (a_job.work_dir / "accelerate.json").write_text(json.dumps(accelerate_config(processes, device)))  # type: ignore[arg-type]
 
-    args = accelerates_view(launch_command(a_job, device))  # type: ignore[arg-type]
+    args = accelerates_view(launch_command(a_job.work_dir, processes, device))  # type: ignore[arg-type]
 
     assert (args.num_processes, args.num_machines) == (processes, 1)
     assert args.mixed_precision == "no"
@@ -82,7 +82,7 @@ def test_accelerate_does_what_the_job_says_whatever_the_user_configured(
 
 def test_several_processes_without_a_gpu_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FemError, match=r"num_processes is 2.*Set it to 1"):
-        launch_command(job(tmp_path, num_processes=2), "cpu")
+        launch_command(tmp_path, 2, "cpu")
 
 
 def test_a_job_survives_its_file(tmp_path: Path) -> None:

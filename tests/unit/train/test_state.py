@@ -1,12 +1,14 @@
 """Which state an M-step resumes from, and what becomes of the others, on a local root and on S3."""
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_run import made_config
+from prefect.logging import disable_run_logger
 
 from fem_core.config import RunConfig, TrainConfig, identity_of, places_of
 from fem_core.digest import digest_file
@@ -175,3 +177,24 @@ def test_stored_states_are_what_the_trainer_wrote(tmp_path: Path) -> None:
     assert manifest is not None
     file = tmp_path / "root" / manifest.artifact / "a.pt"
     assert digest_file(file) == manifest.files[0].sha256 and file.read_text() == "state 10"
+
+
+def test_what_killed_tries_of_a_run_left_goes_with_its_next_try_and_their_logs_stay(
+    made_folder: Path, tmp_path: Path
+) -> None:
+    store = Store.open(str(shutil.copytree(made_folder, tmp_path / "store")), check=False)
+    run = step.Run(name="made", config=made_config(), store=store, cache=tmp_path / "cache")
+    mine = train.tries_of(store, "made")
+    others = [train.tries_of(store, "made-train-1"), train.tries_of(Store.open(str(tmp_path / "other")), "made")]
+    left, log = "checkpoint.train/states/step-0000002/model.safetensors", "checkpoint.train/trainer.log"
+    for tries in (mine, *others):
+        for name in (left, log, "checkpoint/model.safetensors"):
+            file = run.cache / "staging" / f"{tries}-2-abcdefgh" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"of a try")
+    manifests = [store.manifest(layout.iteration("made", 1, "rationales")), store.manifest(layout.model("made"))]
+    with disable_run_logger():
+        asyncio.run(train.train.fn(run, 1, *manifests))
+    there = {file.relative_to(run.cache / "staging").as_posix() for file in run.cache.rglob("*") if file.is_file()}
+    kept = {f"{tries}-2-abcdefgh/{name}" for tries in others for name in (left, log, "checkpoint/model.safetensors")}
+    assert there == {f"{mine}-2-abcdefgh/{log}", *kept}
