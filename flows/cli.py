@@ -23,6 +23,7 @@ from flows.commands.gc import gc
 from flows.commands.lineage import lineage
 from flows.commands.ls import ls
 from flows.commands.options import DEFAULT_STORE, RunName, Set, StoreUrl
+from flows.commands.plan import plan
 from flows.commands.resume import resume
 from flows.commands.show import show
 from flows.commands.trace import trace
@@ -121,6 +122,7 @@ def doctor(*, store: StoreUrl = None) -> None:
         raise SystemExit(1)
 
 
+app.command(plan)
 app.command(show)
 app.command(resume)
 app.command(fork)

@@ -11,12 +11,13 @@ import yaml
 from fem_core.config import RunConfig
 from fem_core.errors import StoreConflict
 from fem_core.model import BaseModelFolder, default_cache, resolve_model
-from fem_core.problems.problem import Problem, to_table
+from fem_core.problems.problem import to_table
+from fem_core.problems.registry import ProblemSet
 from fem_core.store import fork, layout
 from fem_core.store.deletion import refuse_deleted
 from fem_core.store.diff import differences
 from fem_core.store.fork import Parent
-from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord
+from fem_core.store.manifest import InputRef, Manifest, RunRecord
 from fem_core.store.store import Store, step_differences
 from fem_core.store.tables import record_of
 from tasks import evaluate, prepare, sample, step, train
@@ -61,6 +62,17 @@ def plan(config: RunConfig, store: Store, parent: Parent | None = None) -> list[
     return _Walk(config, store, record).walk()
 
 
+def problems_to_be(name: str, config: RunConfig, problems: ProblemSet) -> list[tuple[step.Work, Manifest]]:
+    """The training and the test problems as prepare would commit them."""
+    inputs = tuple(InputRef(role=role, artifact=role, digest=d) for role, d in sorted(problems.inputs.items()))
+    found = []
+    for split, side in (("train", problems.train), ("test", problems.test)):
+        todo = prepare.problems_work(name, config, split, inputs)
+        record = record_of(layout.part_name(0), to_table(side), todo.key)
+        found.append((todo, todo.manifest([record], step.now(), stats={})))
+    return found
+
+
 class _Walk:
     """Follows the flow's order with manifests that exist, or that can be known without drawing."""
 
@@ -99,9 +111,10 @@ class _Walk:
         recorded = prepare.find_model(store, name, config, model, record, write=False)
         problems, *_ = prepare.check(config, model, known)
         prepare.refuse_seen(store, record, problems.test)
-        inputs = tuple(InputRef(role=role, artifact=role, digest=d) for role, d in sorted(problems.inputs.items()))
-        train_set = self._problems("train", problems.train, inputs)
-        test_set = self._problems("test", problems.test, inputs)
+        train_set, test_set = (
+            self._add("prepare", todo, made) for todo, made in problems_to_be(name, config, problems)
+        )
+        assert train_set is not None and test_set is not None
         todo = prepare.model_work(name, config)
         base = self._add(
             "prepare",
@@ -112,13 +125,6 @@ class _Walk:
         assert base is not None
         self._add("prepare", prepare.prompts_work(name, config, train_set, test_set, base), None)
         return train_set, test_set, base
-
-    def _problems(self, split: str, problems: list[Problem], inputs: tuple[InputRef, ...]) -> Manifest:
-        todo = prepare.problems_work(self._name, self._config, split, inputs)
-        record: FileRecord = record_of(layout.part_name(0), to_table(problems), todo.key)
-        made = self._add("prepare", todo, todo.manifest([record], step.now(), stats={}))
-        assert made is not None
-        return made
 
     def _history(self, k: int) -> Manifest | None:
         """What a fork has of its parent whatever its own configuration says."""

@@ -16,7 +16,7 @@ from fem_core.config import RunConfig, TableProblems, identity_of, places_of
 from fem_core.digest import digest_file
 from fem_core.errors import FemError, StoreConflict
 from fem_core.model import BaseModelFolder, resolve_model
-from fem_core.preview import Lengths, check_lengths, examples, examples_json
+from fem_core.preview import VERSION, Lengths, check_lengths, examples, examples_json
 from fem_core.problems.problem import Problem, from_table, question_identity, to_table
 from fem_core.problems.registry import ProblemSet, load
 from fem_core.prompts import ChatTokens
@@ -24,10 +24,7 @@ from fem_core.store import fork, layout
 from fem_core.store.deletion import refuse_deleted
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
 from fem_core.store.store import Store
-from tasks import step
-
-VERSION = 1
-"""Raised when the same source would give other problems or prompts."""
+from tasks import estimate, step
 
 
 @dataclass(frozen=True)
@@ -141,6 +138,7 @@ async def prepare(run: step.Run) -> Prepared:
         model = await step.commit(
             run, made.manifest(model_files(run.model), started, stats=stats, location=run.model.name)
         )
+    await estimate.take_along(run, train, test, model)
     todo = prompts_work(run.name, run.config, train, test, model)
     text = json.dumps(shown, indent=2, ensure_ascii=False).encode() + b"\n"
     file = await step.in_store_thread(run.store.write_bytes, todo.artifact, "examples.json", text)

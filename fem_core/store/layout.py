@@ -67,6 +67,11 @@ def report(run: str) -> str:
     return f"{run_dir(run)}/report"
 
 
+def estimate(run: str) -> str:
+    """The artifact of what the run was estimated to cost before it began, where somebody asked."""
+    return f"{run_dir(run)}/estimate"
+
+
 def iteration(run: str, k: int, kind: str) -> str:
     """An artifact of iteration k, such as ``runs/demo/iteration=003/attempts``; k = 0 is the base model."""
     if k < 0:

@@ -54,7 +54,7 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
             code = 130 if isinstance(stop, KeyboardInterrupt) else 143
             leave(f"Stopped. What is committed is kept; continue with: {again}", code)
         except Exception as error:  # noqa: BLE001 (told in a sentence, its traceback kept in a file)
-            log = _keep_traceback(name)
+            log = keep_traceback(name)
             leave(f"The run failed: {sentence(error)}\nThe traceback is in {log}. Continue with: {again}", 1)
     show(name, store=config.store)
     _look_further(config)
@@ -90,7 +90,8 @@ def _look_further(config: RunConfig) -> None:
     )
 
 
-def _keep_traceback(name: str) -> Path:
+def keep_traceback(name: str) -> Path:
+    """Put the traceback of what is being handled in a file, so that a sentence can stand for it."""
     from fem_core.model import default_cache
 
     log = default_cache() / "logs" / f"{name}-error.log"

@@ -1,9 +1,9 @@
-"""`fem show`: the table of a run."""
+"""`fem show`: the table of a run, or what it was estimated to cost and did cost."""
 
 from flows.commands.options import DEFAULT_STORE, StoreUrl
 
 
-def show(run: str, *, store: StoreUrl = None) -> None:
+def show(run: str, *, store: StoreUrl = None, costs: bool = False) -> None:
     """Show the table of a run, finished or not.
 
     Parameters
@@ -12,7 +12,12 @@ def show(run: str, *, store: StoreUrl = None) -> None:
         Name of the run.
     store
         Folder or URL of the store; ./fem-store by default.
+    costs
+        Show what each step was estimated to cost by ``fem plan``, and what it did cost.
     """
+    if costs:
+        _show_costs(run, store or DEFAULT_STORE)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -29,3 +34,25 @@ def show(run: str, *, store: StoreUrl = None) -> None:
     Console(width=max(Console().width, 140), highlight=False).print(table)  # a narrow terminal wraps, and hides nothing
     for note in notes(summary):
         print(note)
+
+
+def _show_costs(run: str, store_url: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fem_core.report.costs import HEADERS, cells, costs, notes
+    from fem_core.report.summary import summarise, title
+    from fem_core.store.store import Store
+    from flows.ending import safe
+
+    store = Store.open(store_url, check=False)
+    found = costs(store, run)
+    table = Table(box=None, pad_edge=False)
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header == "step" else "right", no_wrap=True)
+    for row in cells(found):
+        table.add_row(*row)
+    print(title(summarise(store, run)))
+    Console(width=max(Console().width, 160), highlight=False).print(table)
+    for note in notes(found):
+        print(safe(note))

@@ -1,0 +1,177 @@
+"""What a calibration and an estimate say, on cases that can be worked out by hand."""
+
+import dataclasses
+
+import pyarrow as pa
+import pytest
+
+from fem_core.errors import Corrupt
+from fem_core.evaluate.score import wilson
+from fem_core.report.calibration import (
+    Accepted,
+    Calibration,
+    Drawn,
+    Kind,
+    Moment,
+    Rates,
+    Training,
+    drawn,
+    kinds,
+    rates,
+    training,
+)
+from fem_core.report.estimate import BASELINE, Figure, StepEstimate, dump, estimate, fixed, load, scaled, total
+from fem_core.schemas import ATTEMPTS
+from fem_core.train.launch import TrainProgress
+
+# 40 problems, of which four were drawn on: two accepted at once, two on the second draw.
+CALIBRATION = Calibration(
+    sample=Drawn(40, (1, 1, 2, 2), (100, 100, 100, 100), (100, 100, 200, 200), (20, 20, 50, 50), 1400),
+    kinds=(Kind("plain", 4, 2, 400, 100), Kind("hinted", 2, 1, 200, 40)),
+    evaluate=Drawn(10, (1, 1), (50, 50), (50, 50), (30, 30), 600),
+    baseline=None,
+    rates=Rates(completion_tokens=10.0, prompt_tokens=100.0, tail=3.0, in_flight=6),
+    accepted=Accepted(problems=2, rationales=3, tokens=360, seconds=0.2, bytes=800),
+    training=Training(50.0, 7.0, 5000, 1.5, 120.0, False),
+    prepare_seconds=4.0,
+    prepare_bytes=900,
+    engine_start=11.0,
+    swap=2.0,
+    engine_gib=3.0,
+)
+
+
+def by_name(calibration: Calibration, **changes: object) -> dict[str, StepEstimate]:
+    made = estimate(dataclasses.replace(calibration, **changes), 2, 2.0, "2026-01-01", {})  # type: ignore[arg-type]
+    return {f"{one.step} {one.iteration}": one for one in made.steps}
+
+
+def test_a_few_problems_stand_for_all_with_an_interval() -> None:
+    figure = scaled([1, 1, 2, 2], 40)
+    # mean 1.5, standard deviation sqrt(1/3), so the margin of the mean is 1.96 * 0.5774 / 2
+    assert figure.value == 60
+    assert (figure.low, figure.high) == pytest.approx((60 - 40 * 0.56580, 60 + 40 * 0.56580), abs=1e-2)
+    assert scaled([3, 3], 10) == Figure(30, 30, 30)
+    assert scaled([0, 10], 10).low == 0, "no amount is negative"
+    with pytest.raises(ValueError, match="no problem"):
+        scaled([], 10)
+
+
+def test_sampling_follows_the_draws_that_the_plan_took_on_each_problem() -> None:
+    steps = by_name(CALIBRATION)
+    first, second = steps["sample 1"], steps["sample 2"]
+    assert first.draws and first.prompt_tokens and first.tokens
+    assert first.draws.value == 60 and first.prompt_tokens.value == 6000 and first.tokens.value == 1400
+    # 40 first prompts of 100 tokens at 100/s, 1400 tokens at 10/s, and the engine's start
+    assert first.seconds.value == pytest.approx(40 + 140 + 11)
+    assert second.seconds.value == pytest.approx(40 + 140 + 2), "later iterations wait for new weights instead"
+    assert first.bytes.value == 14_000
+
+
+def test_the_emptying_batch_counts_once_with_each_evaluation() -> None:
+    steps = by_name(CALIBRATION)
+    # 10 prompts of 50 tokens at 100/s, 300 tokens at 10/s, and the tail; the last one waits for new weights
+    assert steps["evaluate 0"].seconds.value == pytest.approx(5 + 30 + 3)
+    assert steps["evaluate 1"].seconds.value == pytest.approx(5 + 30 + 3)
+    assert steps["evaluate 2"].seconds.value == pytest.approx(5 + 30 + 3 + 2)
+    shown = by_name(CALIBRATION, baseline=CALIBRATION.evaluate)
+    assert shown[f"{BASELINE} 0"].seconds.value == pytest.approx(5 + 30)
+    assert [name for name in shown if name.startswith(BASELINE)] == [f"{BASELINE} 0"]
+
+
+def test_training_follows_utilization_within_its_interval() -> None:
+    train = by_name(CALIBRATION)["train 1"]
+    assert train.tokens is not None
+    # half of 40 problems, 180 tokens each, two epochs
+    low, high = wilson(2, 4)
+    assert train.tokens.value == pytest.approx(7200)
+    assert (train.tokens.low, train.tokens.high) == pytest.approx((40 * 360 * low, 40 * 360 * high))
+    assert train.seconds.value == pytest.approx(7200 / 50 + 7)
+    assert train.bytes == fixed(5000)
+
+
+def test_without_an_accepted_attempt_training_may_be_nothing_and_has_an_upper_end() -> None:
+    none = Accepted(problems=0, rationales=0, tokens=0, seconds=0.2, bytes=800)
+    train = by_name(CALIBRATION, accepted=none)["train 1"]
+    assert train.tokens is not None and train.tokens.value == train.tokens.low == 0
+    assert train.tokens.high == pytest.approx(40 * 120 * 2 * wilson(0, 4)[1])
+    assert train.seconds.value == 7
+
+
+def test_the_whole_is_the_sum_of_the_steps_without_the_tokens_trained_on() -> None:
+    made = estimate(CALIBRATION, 2, 2.0, "2026-01-01", {})
+    whole = total(made.steps)
+    assert whole.tokens is not None and whole.draws is not None
+    assert whole.tokens.value == 2 * 1400 + 3 * 300
+    assert whole.draws.value == 2 * 60 + 3 * 10
+    # prepare; three evaluations with a tail each; start and swap; two filters, two M-steps; the last swap
+    expected = 4 + 3 * 38 + 2 * 180 + 11 + 2 + 2 * 2 + 2 * (144 + 7) + 2
+    assert whole.seconds.value == pytest.approx(expected)
+    assert whole.bytes.value == 900 + 2 * 14_000 + 3 * 3_000 + 2 * 8_000 + 2 * 5_000
+    assert whole.seconds.low < whole.seconds.value < whole.seconds.high
+    assert [f"{one.step} {one.iteration}" for one in made.steps][:3] == ["prepare None", "evaluate 0", "sample 1"]
+
+
+def test_prompts_that_could_not_be_told_apart_cost_nothing_more() -> None:
+    slow = dataclasses.replace(CALIBRATION.rates, prompt_tokens=None)
+    assert by_name(CALIBRATION, rates=slow)["sample 1"].seconds.value == pytest.approx(140 + 11)
+
+
+def test_an_estimate_comes_back_from_its_file() -> None:
+    made = estimate(dataclasses.replace(CALIBRATION, baseline=CALIBRATION.evaluate), 2, 1.5, "2026-01-01", {"cores": 2})
+    assert load(dump(made), "here") == made
+    for text in (b"{", b"[]", b'{"version": 0}', b'{"version": 1, "steps": []}'):
+        with pytest.raises(Corrupt, match=r"^here holds no estimate.*fem plan"):
+            load(text, "here")
+
+
+def test_rates_leave_out_the_beginning_and_the_end_of_a_small_job() -> None:
+    moments = [
+        Moment(0, 0, 0, 8),
+        Moment(0.5, 1, 1, 0),  # the first draw goes ahead alone
+        Moment(4, 20, 5, 3),
+        Moment(8, 60, 8, 0),  # all prompts are read: 60 tokens took 6 of these 8 seconds, so reading took 2
+        Moment(10, 80, 8, 0),
+        Moment(12, 100, 4, 0),  # the last with half of the batch
+        Moment(16, 110, 1, 0),
+        Moment(18, 120, 0, 0),  # 20 tokens in 6 seconds, which the full batch draws in 2
+    ]
+    assert rates(moments, 800) == Rates(completion_tokens=10.0, prompt_tokens=400.0, tail=4.0, in_flight=8)
+    assert 120 / 18 < 10, "all tokens by all seconds would call it slower"
+
+
+def test_a_job_of_a_second_gives_its_mean_rate() -> None:
+    moments = [Moment(0, 0, 0, 1), Moment(0.2, 10, 4, 0), Moment(0.5, 50, 0, 0)]
+    assert rates(moments, 800) == Rates(100.0, None, 0.0, 4)
+    with pytest.raises(ValueError, match="no rate"):
+        rates([Moment(0, 0, 0, 1)], 800)
+
+
+def attempts(*rows: tuple[str, int, str, str, int, int]) -> pa.Table:
+    names = ("problem_id", "attempt", "prompt_kind", "verdict", "prompt_tokens", "completion_tokens")
+    other = {"exemplars": 0, "text": "", "answer": None, "finish_reason": "stop", "logprob": 0.0, "seed": 0}
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) | other for row in rows], schema=ATTEMPTS)
+
+
+def test_attempts_are_counted_per_problem_and_per_prompt_kind() -> None:
+    tables = [
+        attempts(("b", 1, "hinted", "accepted", 40, 7), ("b", 0, "plain", "wrong_answer", 30, 5)),
+        attempts(("a", 0, "plain", "accepted", 31, 6)),
+    ]
+    found = drawn(tables, 20, 900)
+    assert found == Drawn(20, (1, 2), (31, 30), (31, 70), (6, 12), 900)
+    assert kinds(tables) == (Kind("plain", 2, 1, 61, 11), Kind("hinted", 1, 1, 40, 7))
+
+
+def test_the_first_optimizer_step_counts_as_start_up() -> None:
+    progress = [
+        TrainProgress(step=n, steps=3, loss=1.0, learning_rate=1e-5, tokens=tokens, seconds=seconds)
+        for n, tokens, seconds in ((1, 100, 9.0), (2, 200, 11.0), (3, 300, 13.0))
+    ]
+    found = training(progress, wall=40.0, rows=12, size=5, peak_gib=1.0, made_up=False)
+    assert found.tokens_per_second == 50
+    assert found.startup == 40 - 300 / 50
+    assert found.tokens_per_row == 25
+    assert training(progress[:1], 40.0, 4, 5, 1.0, False).tokens_per_second == pytest.approx(100 / 9)
+    with pytest.raises(ValueError, match="no optimizer step"):
+        training([], 40.0, 4, 5, 1.0, False)
