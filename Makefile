@@ -6,12 +6,13 @@ DEVICE := $(shell cd "$(ROOT)" && cut -d' ' -f1 .venv/.fem-setup 2>/dev/null || 
 DEVICE := $(if $(DEVICE),$(DEVICE),cpu)
 RUN := $(IN) .venv/bin
 
-.PHONY: help setup demo s3 test test-fast check docs
+.PHONY: help setup demo s3 test test-fast bench check docs
 help:
 	@echo "make demo       run the main job on a small real model (about ten minutes on two cores)"
 	@echo "make s3         start a real S3 server on this machine, to try an S3 store"
 	@echo "make test       run all tests"
 	@echo "make test-fast  run the tests that need neither a model nor a server, in under a minute"
+	@echo "make bench      measure E-step, M-step and a whole run beside plain vLLM and TRL, reduced (about ten minutes)"
 	@echo "make check      lint, formatting, types, generated docs"
 	@echo "make docs       write docs/configuration.md anew from the configuration's docstrings"
 	@echo "make setup      set up ./.venv and nothing else"
@@ -33,6 +34,13 @@ test: setup
 test-fast: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
 	@$(RUN)/python -m pytest tests/unit -n 2 -m "not slow and not s3"
+
+bench: setup
+	@$(RUN)/python -m benchmarks.m_step --rows 32 --steps 4 --repeats 1
+	@$(RUN)/python -m benchmarks.e_step --problems 48 --repeats 1
+	@$(RUN)/python -m benchmarks.scaling --problems 100 400 --budgets 4
+	@$(IN) rm -rf .cache/bench
+	@$(RUN)/python -m benchmarks.end_to_end --schemes pps --train 48 --test 32 --iterations 1 --systems fem script --folder .cache/bench
 
 check: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test

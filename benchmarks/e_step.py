@@ -29,7 +29,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.flops import Model, peak
 from fem_core.config import RunConfig, load_config
 from fem_core.filter.verdict import ACCEPTED, judge
 from fem_core.model import default_cache
@@ -210,27 +209,21 @@ def ratios(values: Sequence[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-async def same_draws(
-    ours: Hosted, beside: dict[str, Alone], sets: list[list[Problem]], config: RunConfig, model: Path
-) -> None:
+async def same_draws(ours: Hosted, beside: dict[str, Alone], sets: list[list[Problem]], config: RunConfig) -> None:
     """Part ``draws``."""
     found: dict[str, list[float]] = {way: [] for way in beside}
-    rates, shares, reached = [], [], peak()
+    rates = []
     for problems in sets:
         seconds, (table,) = await ours.draw(
             (problems, plan_of(config.scheme), config.prompts.sample_exemplars, config.sample.temperature)
         )
         draws = ours.draws_of(problems, table)
         rates.append(sum(tokens for _, tokens in draws) / seconds)
-        flops = Model.of(model).draw([len(prompt) for prompt, _ in draws], [tokens for _, tokens in draws])
-        shares.append(flops / seconds / reached)
         for way, engine in beside.items():
             found[way].append(engine.generate(again(draws, config.sample.temperature))["seconds"] / seconds)
+    print("\n| the same draws | tokens/s of the E-step | of `default` | of `tuned` |\n|---|---|---|---|")
     print(
-        "\n| the same draws | tokens/s of the E-step | of a matrix product | of `default` | of `tuned` |\n|---|---|---|---|---|"
-    )
-    print(
-        f"| {len(sets[0])} a time, {len(sets)} times | {median(rates):.0f} | {median(shares):.2f} | "
+        f"| {len(sets[0])} a time, {len(sets)} times | {median(rates):.0f} | "
         + " | ".join(ratios(found[way]) for way in ("default", "tuned"))
         + " |",
         flush=True,
@@ -326,7 +319,7 @@ async def measure(chosen: argparse.Namespace) -> None:
             for engine in beside.values():
                 engine.generate(again(ours.draws_of(few, table), temperature))
             if "draws" in chosen.parts:
-                await same_draws(ours, beside, sets(1), config, model)
+                await same_draws(ours, beside, sets(1), config)
             if "rs" in chosen.parts:
                 await rejection(ours, beside["default"], sets(2, MIXED), config)
             if "overlap" in chosen.parts:

@@ -2,7 +2,7 @@
 
 Contract: deterministic in (problems, attempts, configuration); every attempt gets exactly one verdict row, and every
 ``accepted`` verdict row exactly one rationale. The prompt of a rationale is the plain training prompt, whatever
-prompt drew the attempt.
+prompt drew the attempt. Rows become Python objects a batch at a time; what is held of an iteration is Arrow's.
 """
 
 from collections import Counter
@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fem_core.config import FilterConfig, PromptsConfig
 from fem_core.filter.verdict import ACCEPTED, OVER_CAP, TOO_SHORT, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
 from fem_core.problems.answers import answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import completion, messages
-from fem_core.schemas import RATIONALES, VERDICTS
+from fem_core.schemas import ATTEMPTS, RATIONALES, VERDICTS
 
 VERSION = 1
 """Raised when the same attempts would give other rationales."""
+
+_BATCH = 4096
+"""Attempts that are Python objects at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,39 +50,47 @@ def filter_attempts(
         ``mean_rationale_tokens`` and the count of each verdict.
     """
     by_id = {problem.problem_id: problem for problem in problems}
-    rows = [row for table in attempts for row in table.to_pylist()]
-    rows.sort(key=lambda row: (row["problem_id"], row["attempt"]))
+    # Without the schema's metadata: each part names its own step key there.
+    drawn = pa.concat_tables(
+        [ATTEMPTS.empty_table(), *(table.select(ATTEMPTS.names).cast(ATTEMPTS) for table in attempts)]
+    )
+    drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
     kept: Counter[str] = Counter()
-    verdicts: list[dict[str, Any]] = []
-    rationales: list[dict[str, Any]] = []
-    for row in rows:
-        problem = by_id[row["problem_id"]]
-        verdict, reason, text = _decide(row, problem, config, kept)
-        verdicts.append(
-            {**{k: row[k] for k in ("problem_id", "attempt", "prompt_kind")}, "verdict": verdict, "reason": reason}
-        )
-        if verdict == ACCEPTED:
-            kept[problem.problem_id] += 1
-            rationales.append(
-                {
-                    "prompt": messages(prompts, problem, "plain", prompts.train_exemplars),
-                    "completion": completion(text),
-                    **{k: row[k] for k in ("problem_id", "attempt", "prompt_kind", "completion_tokens")},
-                }
+    verdicts: list[pa.Table] = [VERDICTS.empty_table()]
+    rationales: list[pa.Table] = [RATIONALES.empty_table()]
+    for batch in drawn.to_batches(_BATCH):
+        decided: list[dict[str, Any]] = []
+        accepted: list[dict[str, Any]] = []
+        for row in batch.to_pylist():
+            problem = by_id[row["problem_id"]]
+            verdict, reason, text = _decide(row, problem, config, kept)
+            decided.append(
+                {**{k: row[k] for k in ("problem_id", "attempt", "prompt_kind")}, "verdict": verdict, "reason": reason}
             )
-    tokens = sum(row["completion_tokens"] for row in rationales)
+            if verdict == ACCEPTED:
+                kept[problem.problem_id] += 1
+                accepted.append(
+                    {
+                        "prompt": messages(prompts, problem, "plain", prompts.train_exemplars),
+                        "completion": completion(text),
+                        **{k: row[k] for k in ("problem_id", "attempt", "prompt_kind", "completion_tokens")},
+                    }
+                )
+        verdicts.append(pa.Table.from_pylist(decided, schema=VERDICTS))
+        rationales.append(pa.Table.from_pylist(accepted, schema=RATIONALES))
+    # One chunk each: the bytes of a part file must not depend on how many rows were decided on at a time.
+    all_verdicts, all_rationales = (pa.concat_tables(some).combine_chunks() for some in (verdicts, rationales))
+    count, tokens = all_rationales.num_rows, pc.sum(all_rationales["completion_tokens"]).as_py() or 0
     stats = {
         "problems": len(by_id),
-        "attempts": len(rows),
-        "accepted": len(rationales),
+        "attempts": drawn.num_rows,
+        "accepted": count,
         "problems_accepted": len(kept),
         "utilization": len(kept) / len(by_id) if by_id else 0.0,
-        "mean_rationale_tokens": tokens / len(rationales) if rationales else 0.0,
-        "verdicts": dict(sorted(Counter(row["verdict"] for row in verdicts).items())),
+        "mean_rationale_tokens": tokens / count if count else 0.0,
+        "verdicts": dict(sorted(Counter(all_verdicts["verdict"].to_pylist()).items())),
     }
-    return Filtered(
-        pa.Table.from_pylist(verdicts, schema=VERDICTS), pa.Table.from_pylist(rationales, schema=RATIONALES), stats
-    )
+    return Filtered(all_verdicts, all_rationales, stats)
 
 
 def _decide(

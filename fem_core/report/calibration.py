@@ -144,10 +144,9 @@ def rates(moments: Sequence[Moment], first_prompt_tokens: int) -> Rates:
     """The engine's rates, from its state about once a second.
 
     The batch is full from the moment when no prompt waits and half as many draws run as at most (the host lets the first
-    draw go ahead alone) until fewer do. That
-    stretch gives completion tokens per second. What the time before it took more than its tokens at that rate went into
-    reading prompts; what the time after it took more is the tail. Dividing all tokens by all seconds instead would call
-    the engine slow, as a small job is mostly beginning and end.
+    draw go ahead alone) until fewer do. That stretch gives completion tokens per second. What the time before it took more
+    than its tokens at that rate went into reading prompts; what the time after it took more is the tail. Dividing all
+    tokens by all seconds instead would call the engine slow, as a small job is mostly beginning and end.
 
     Args:
         moments: in order; the first is the moment before the first draw, the last has nothing in flight.

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core.digest import digest
 from fem_core.errors import FemError
 from fem_core.filter.verdict import Judgement, judge
 from fem_core.problems.answers import has_answer_line
@@ -45,7 +46,10 @@ class Host:
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._loops: dict[str, DrawLoop] = {}
         self._reported: dict[str, float] = {}
-        self._warm: set[str] = set()
+        self._cold: set[str] = set()
+        """Jobs whose first prompt is the first of its kind with these weights."""
+        self._prompts: set[str] = set()
+        """Kinds of prompts, by digest, whose beginning the prefix cache holds."""
         self._verifier = Verifier()
         self._engine: VllmEngine | None = None
         self._tokens: ChatTokens | None = None
@@ -119,6 +123,7 @@ class Host:
         engine = self._ready()
         engine.wake()
         probe = read_probe(folder)
+        self._prompts.clear()
         how = engine.swap(folder, probe)
         return {"weights": how, "proved_difference": None if probe is None else engine.prove(probe)}
 
@@ -157,6 +162,10 @@ class Host:
             judge=verdict,
             write_part=write,
         )
+        shown = digest([job.prompts.model_dump(mode="json"), job.stages[0][0], job.exemplars])
+        if shown not in self._prompts:
+            self._prompts.add(shown)
+            self._cold.add(job.id)
         self._send("began", id=job.id, total=self._loops[job.id].total, reused_parts=len(done))
 
     def _advance(self) -> None:
@@ -165,8 +174,8 @@ class Host:
         try:
             for job_id, loop in self._loops.items():
                 # The first draw goes ahead alone: what its prompt shares with the others is then computed once.
-                loop.fill(engine, self._limit if job_id in self._warm else engine.unfinished + 1)
-                self._warm.add(job_id)
+                loop.fill(engine, engine.unfinished + 1 if job_id in self._cold else self._limit)
+            self._cold.clear()
             for loop in self._loops.values():
                 loop.fill_ahead(engine, engine.floor)
             finished = engine.step() if engine.unfinished else []
@@ -186,7 +195,6 @@ class Host:
                 )
             if loop.done:
                 del self._loops[job_id]
-                self._warm.discard(job_id)
                 self._send("done", id=job_id)
 
 

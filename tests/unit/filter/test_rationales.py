@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from fem_core.config import Exemplar, FilterConfig, PromptsConfig, SchemeConfig
+from fem_core.filter import rationales
 from fem_core.filter.rationales import filter_attempts
 from fem_core.filter.verdict import judge
 from fem_core.problems.problem import Problem, make_problem
@@ -138,3 +139,19 @@ def test_no_training_prompt_holds_a_trace_of_the_hint(scheme: str) -> None:
     for row in result.rationales.to_pylist():
         assert row["prompt"] == messages(PROMPTS, by_id[row["problem_id"]], "plain", 1)
         assert HINT not in str(row["prompt"]) + str(row["completion"])
+
+
+def test_how_many_rows_are_decided_on_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        attempt(problem, n, f"Double it.\nAnswer: {problem.answer}", "accepted" if (i + n) % 3 else "wrong_answer")
+        for i, problem in enumerate(PROBLEMS)
+        for n in range(3)
+    ]
+    config = FilterConfig(max_per_problem=1)
+    whole = filtered(rows, config)
+    monkeypatch.setattr(rationales, "_BATCH", 7)
+    pieces = filtered(rows[::-1], config)
+    assert whole.verdicts.equals(pieces.verdicts) and whole.rationales.equals(pieces.rationales)
+    assert whole.stats == pieces.stats
+    assert {column.num_chunks for table in (pieces.verdicts, pieces.rationales) for column in table.columns} == {1}
+    assert filtered([]).verdicts.num_rows == 0
