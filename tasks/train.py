@@ -145,12 +145,9 @@ def stand_by(run: step.Run, k: int) -> None:
 
 async def dismiss(run: step.Run) -> None:
     """End a trainer that was started ahead and has no job."""
-    if (waiting := run.trainer) is None:
-        return
-    run.trainer = None
-    standby = await waiting
-    await standby.end()
-    shutil.rmtree(standby.output_dir.parent, ignore_errors=True)
+    if (standby := await _standby(run, "train")) is not None:
+        await standby.end()
+        shutil.rmtree(standby.output_dir.parent, ignore_errors=True)
 
 
 async def _standby(run: step.Run, label: str) -> launch.Standby | None:
