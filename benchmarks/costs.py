@@ -19,6 +19,7 @@ from benchmarks.baselines.loop import RECORD, iteration_dir
 from benchmarks.flops import Model
 from fem_core.config import RunConfig
 from fem_core.filter.verdict import ACCEPTED
+from fem_core.report.costs import covered
 from fem_core.report.summary import summarise
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
@@ -208,12 +209,3 @@ def of_fem(store: Store, run: str, clock: Path, config: RunConfig, seconds: floa
 
 def _span(manifest: Manifest) -> tuple[float, float]:
     return datetime.fromisoformat(manifest.started).timestamp(), datetime.fromisoformat(manifest.finished).timestamp()
-
-
-def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Seconds that lie in at least one span: steps that run side by side count once."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total

@@ -6,12 +6,11 @@ many draws of each were in flight, and the tokens that came out of them, dropped
 (prompts, verdicts, part files) is not in them. Part of benchmarks/end_to_end.py; nothing of the product reads this.
 """
 
-import importlib.abc
-import importlib.machinery
 import json
 import os
-import sys
 import time
+
+from benchmarks.at_import import patch_at_import
 
 BORN = time.perf_counter()
 MODULE = "fem_core.sample.vllm_engine"
@@ -73,26 +72,5 @@ def _patch(module) -> None:  # type: ignore[no-untyped-def]
     engine.abort, engine.step = patched_abort, patched_step
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Patches the engine's module when somebody imports it."""
-
-    def find_spec(self, name, path, target=None):  # type: ignore[no-untyped-def]
-        if name != MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is None or spec.loader is None:
-            return spec
-        loader = spec.loader
-        original = loader.exec_module
-
-        def exec_module(module):  # type: ignore[no-untyped-def]
-            original(module)
-            _patch(module)
-
-        loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 if os.environ.get("FEM_CLOCK"):
-    sys.meta_path.insert(0, _Finder())
+    patch_at_import(MODULE, _patch)

@@ -5,11 +5,10 @@ is made just before, so that only one process dies and the harness knows that it
 own calls and change nothing else. Part of benchmarks/crash_matrix.py; nothing of the product reads this.
 """
 
-import importlib.abc
-import importlib.machinery
 import os
 import signal
-import sys
+
+from benchmarks.at_import import patch_at_import
 
 POINTS = (
     "before-part",  # a part is drawn and judged, nothing of it is written
@@ -75,26 +74,5 @@ def _patch(module) -> None:  # type: ignore[no-untyped-def]
     store.create_run = patched_create_run
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Patches the store's module when somebody imports it."""
-
-    def find_spec(self, name, path, target=None):  # type: ignore[no-untyped-def]
-        if name != "fem_core.store.store":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is None or spec.loader is None:
-            return spec
-        loader = spec.loader
-        original = loader.exec_module
-
-        def exec_module(module):  # type: ignore[no-untyped-def]
-            original(module)
-            _patch(module)
-
-        loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 if os.environ.get("FEM_CRASH"):
-    sys.meta_path.insert(0, _Finder())
+    patch_at_import("fem_core.store.store", _patch)

@@ -135,9 +135,9 @@ def shared_out(spans: Mapping[Step, Sequence[tuple[float, float]]]) -> dict[Step
     taken: list[tuple[float, float]] = []
     found = {}
     for step in sorted(spans, key=lambda step: (max(end for _, end in spans[step]), _place(step))):
-        before = _length(taken)
+        before = covered(taken)
         taken += spans[step]
-        found[step] = _length(taken) - before
+        found[step] = covered(taken) - before
     return found
 
 
@@ -283,10 +283,10 @@ def _time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _length(spans: Iterable[tuple[float, float]]) -> float:
+def covered(spans: Iterable[tuple[float, float]]) -> float:
     """Seconds that are in one of the spans at least."""
-    covered, reached = 0.0, float("-inf")
+    total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
-        covered += max(0.0, end - max(begin, reached))
+        total += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
-    return covered
+    return total
