@@ -2,8 +2,9 @@
 
 The CPU build contains a C++ kernel for RMSNorm, which vLLM's dispatch keeps for other platforms. It is registered here
 through vLLM's own extension point, as an IR implementation that the engine's arguments give priority. The rank of every
-drawn token among the vocabulary, which comes with its log-probability and which nobody reads, is not counted. Where the kernel is missing, vLLM's way stays, and
-so it does in float32, where the kernel rounds a little worse and people who choose that want to compare.
+drawn token among the vocabulary, which comes with its log-probability and which nobody reads, is not counted. Where the
+kernel is missing, vLLM's way stays, and so it does in float32, where the kernel rounds a little worse and people who
+choose that want to compare.
 """
 
 from typing import Any
