@@ -7,7 +7,8 @@ finished tasks of subflows). Evaluation of theta^(k) and sampling of iteration k
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fem_core.model import BaseModelFolder, default_cache
 from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import HostSettings
+from fem_core.sample.spawn import HostProcess, spawn
 from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.store import fork, layout
 from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
@@ -34,6 +36,9 @@ from tasks.prepare import Prepared, prepare
 from tasks.report import report
 from tasks.sample import sample
 from tasks.train import dismiss, train
+
+AHEAD: ContextVar[HostProcess | None] = ContextVar("ahead", default=None)
+"""An engine host that was started before the flow, for its first engine."""
 
 
 @flow(name="fem", flow_run_name="{config.name}", validate_parameters=True)
@@ -114,9 +119,21 @@ async def _host(run: step.Run, prepared: Prepared) -> AsyncIterator[None]:
     if run.model is None:
         raise RuntimeError("the run is not prepared")
     settings = host_settings(run.config, run.model, prepared.prompts.stats["longest_sequence"])
-    async with EngineHost(settings, _log(run)) as host:
+    async with EngineHost(settings, engine_log(run.cache, run.name), AHEAD.get()) as host:
         run.host = host
         yield
+
+
+@contextlib.contextmanager
+def engine_ahead(name: str) -> Iterator[None]:
+    """Have a run's engine host import what it needs while Prefect and the run get ready."""
+    process = spawn(engine_log(default_cache(), name))
+    AHEAD.set(process)
+    try:
+        yield
+    finally:
+        AHEAD.set(None)
+        process.end()
 
 
 def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: int) -> HostSettings:
@@ -187,8 +204,9 @@ async def leased(run: step.Run) -> AsyncIterator[None]:
             await step.in_store_thread(lease.release)
 
 
-def _log(run: step.Run) -> Path:
-    return run.cache / "logs" / f"{run.name}-engine.log"
+def engine_log(cache: Path, name: str) -> Path:
+    """Where the engine host of a run writes."""
+    return cache / "logs" / f"{name}-engine.log"
 
 
 async def _publish(run: step.Run) -> None:

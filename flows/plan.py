@@ -209,15 +209,18 @@ def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
     print(f"\n{_there(steps)} of {len(steps)} artifacts are done.")
 
 
-def announce(config: RunConfig, parent: Parent | None = None) -> None:
+def announce(config: RunConfig, parent: Parent | None = None) -> bool:
     """Say what a run has, by digest, and what it still has to do, before it does it; nothing for a new run.
 
     A fork begins here: it is checked as the run itself would, and then written down.
+
+    Returns:
+        Whether there is something to draw.
     """
     store = Store.open(config.store, check=parent is not None)
     name = config.name or "fem"
     if store.run(name) is None and parent is None:
-        return
+        return True
     refuse_deleted(store, name)
     steps = plan(config, store, parent)
     if parent is not None:
@@ -228,6 +231,8 @@ def announce(config: RunConfig, parent: Parent | None = None) -> None:
         print(_line(one, one.digest))
     there = _there(steps)
     print(f"{there} of {len(steps)} artifacts are there, {len(steps) - there} are to be made.", flush=True)
+    drawn = ("attempts", "predictions")
+    return any(one.artifact.rsplit("/", 1)[-1].startswith(drawn) for one in steps if one.state in (TO_DO, WAITS))
 
 
 def _line(one: Planned, identity: str | None) -> str:

@@ -6,21 +6,18 @@ a few seconds. Loads neither torch nor vllm.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
-import socket
-import sys
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fem_core.device import find_device
 from fem_core.errors import FemError
 from fem_core.sample.job import DrawJob, HostSettings
-from fem_core.sample.vllm_engine import environment, preload
+from fem_core.sample.spawn import HostProcess, spawn
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +34,20 @@ class EngineDied(RuntimeError):
 class EngineHost:
     """One engine host for a run. Use as an async context manager."""
 
-    def __init__(self, settings: HostSettings, log: Path) -> None:
+    def __init__(self, settings: HostSettings, log: Path, ahead: HostProcess | None = None) -> None:
         """
         Args:
             settings: ``model_dir`` is replaced by the folder of the weights that the first job needs.
             log: file that takes the host's output.
+            ahead: a process that was started before, for the first engine; ended in any case.
         """
         self._settings = settings
         self._log = log
-        self._log_start = 0
+        self._ahead = ahead
         self._weights = ""
         self.facts: dict[str, Any] = {}
         """What the running engine turned out to be: its dtype, and how it came by its weights."""
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: HostProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -69,8 +67,7 @@ class EngineHost:
     @property
     def pid(self) -> int | None:
         """The host's process id while it runs."""
-        alive = self._process is not None and self._process.returncode is None
-        return self._process.pid if alive and self._process else None
+        return self._process.pid if self._process is not None and self._process.alive else None
 
     async def draw(self, job: DrawJob, weights: tuple[str, Path], listen: Listener) -> None:
         """Do a job with the given weights (digest, folder).
@@ -125,29 +122,11 @@ class EngineHost:
         return f"{name}-order-{self._orders}"
 
     async def _start(self, settings: HostSettings) -> None:
-        ours, theirs = socket.socketpair()
-        device = find_device()
-        env = {**os.environ, **environment(device)}
-        libraries = [lib for lib in (preload() if device == "cpu" else None, os.environ.get("LD_PRELOAD")) if lib]
-        if libraries:
-            env["LD_PRELOAD"] = ":".join(libraries)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "fem_core.sample.host",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=env,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_LIMIT)
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or not ahead.alive:  # a second one will say in its own words what the first one died of
+            ahead = spawn(self._log)
+        self._process = ahead
+        reader, self._writer = await asyncio.open_connection(sock=self._process.channel, limit=_LINE_LIMIT)
         self._reader_task = asyncio.create_task(self._hear(reader))
         done = await self._order("start", self._next_id("start"), settings=settings.model_dump(mode="json"))
         self.facts = done["facts"]
@@ -176,12 +155,12 @@ class EngineHost:
             pass  # the same as the end of the stream: the process is gone, and says so below
         except Exception:
             logger.exception("The engine host said what nobody understands; it is ended.")
-            if process is not None and process.returncode is None:
+            if process is not None:
                 process.kill()
             raise
         finally:
             if process is not None:
-                await process.wait()
+                await asyncio.to_thread(process.wait)
             self._fail_waiting()
 
     def _fail_waiting(self) -> None:
@@ -210,21 +189,24 @@ class EngineHost:
         code = self._process.returncode if self._process else None
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return f"The engine host ended with {how}{hint}. Its last words are in {self._log}: {_tail(self._log, self._log_start)}"
+        words = _tail(self._log, self._process.log_start if self._process else 0)
+        return f"The engine host ended with {how}{hint}. Its last words are in {self._log}: {words}"
 
     async def close(self) -> None:
         """End the host. Draws in flight are lost, committed parts are not."""
         process, self._process = self._process, None
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.end()
         if self._writer is not None:
             self._writer.close()  # the host ends when its socket does
             self._writer = None
-        if process is not None and process.returncode is None:
+        if process is not None:
             try:
-                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-            except (TimeoutError, asyncio.CancelledError):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await asyncio.to_thread(process.wait, _STOP_SECONDS)
+            except (subprocess.TimeoutExpired, asyncio.CancelledError):
+                process.kill()
+                await asyncio.to_thread(process.wait)
         if self._reader_task is not None:
             self._reader_task.cancel()
             self._reader_task = None

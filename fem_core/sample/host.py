@@ -1,11 +1,12 @@
 """The engine host: one child process of ours that holds the engine, its draw loops and their part files.
 
-Contract: speaks JSON lines over an inherited socket with ``client.py``. Jobs on the same weights are batched together;
-weights change only when no job runs, and are proved before the next draw. The host ends when the socket does, so it
-never outlives its flow. On two cores this costs a quarter less than vLLM's own front-end/core split, and a crash here
-is one failed task.
+Contract: imports what an engine needs at once, then speaks JSON lines over an inherited socket with ``client.py``. Jobs
+on the same weights are batched together; weights change only when no job runs, and are proved before the next draw. The
+host ends when the socket does, so it never outlives its flow. On two cores this costs a quarter less than vLLM's own
+front-end/core split, and a crash here is one failed task.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -29,7 +30,7 @@ from fem_core.prompts import ChatTokens, PromptKind, messages
 from fem_core.sample.draw import DrawLoop, DrawSettings
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.proof import read_probe
-from fem_core.sample.vllm_engine import VllmEngine
+from fem_core.sample.vllm_engine import VllmEngine, warm_up
 from fem_core.store.layout import part_name
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
@@ -200,8 +201,10 @@ class Host:
 
 def main() -> None:
     """Entry point: ``python -m fem_core.sample.host FD`` with an inherited socket."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    Host(channel).run()
+    host = Host(socket.socket(fileno=int(sys.argv[1])))
+    with contextlib.suppress(Exception):  # "start" meets it again, and tells the flow
+        warm_up()
+    host.run()
 
 
 if __name__ == "__main__":

@@ -119,6 +119,17 @@ def environment(device: Device) -> dict[str, str]:
     }
 
 
+def warm_up() -> None:
+    """Import what an engine needs, before it is known which one. Takes most of an engine's start on CPU."""
+    import transformers
+    from vllm import EngineArgs  # noqa: F401
+    from vllm.v1.engine.llm_engine import LLMEngine  # noqa: F401
+
+    if find_device() == "cpu":
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+    transformers.AutoTokenizer  # noqa: B018 (loaded when it is named)
+
+
 def preload() -> str | None:
     """What to put into ``LD_PRELOAD`` of an engine's process on CPU: Intel's OpenMP, where the environment holds it.
 

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,16 +36,16 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
     from rich.console import Console
 
     from flows.credentials import provide
-    from flows.fem import fem
+    from flows.fem import engine_ahead, fem
     from flows.plan import announce
     from flows.terminal import follower
     from tasks.step import LISTENER
 
     name = config.name or "fem"
     asyncio.run(provide(config))
-    announce(config, parent)
+    drawing = announce(config, parent)
     again = _again(config)
-    with follower(Console()) as listener:
+    with follower(Console()) as listener, engine_ahead(name) if drawing else nullcontext():
         LISTENER.set(listener)
         try:
             asyncio.run(fem(config))

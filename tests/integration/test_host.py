@@ -15,6 +15,7 @@ from fem_core.config import PromptsConfig
 from fem_core.problems.problem import make_problem, to_table
 from fem_core.sample.client import EngineDied, EngineHost
 from fem_core.sample.job import DrawJob, HostSettings
+from fem_core.sample.spawn import HostProcess, spawn
 from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store import layout
@@ -63,7 +64,7 @@ def checkpoint(tiny_checkpoint: Path) -> Path:
     return tiny_checkpoint
 
 
-def host(model: Path, folder: Path, **engine: Any) -> EngineHost:
+def host(model: Path, folder: Path, ahead: HostProcess | None = None, **engine: Any) -> EngineHost:
     settings = EngineSettings(
         **{
             "dtype": "float32",
@@ -76,7 +77,9 @@ def host(model: Path, folder: Path, **engine: Any) -> EngineHost:
         }
         | engine
     )
-    return EngineHost(HostSettings(model_dir=str(model), engine=settings, stop_at_answer=True), folder / "engine.log")
+    return EngineHost(
+        HostSettings(model_dir=str(model), engine=settings, stop_at_answer=True), folder / "engine.log", ahead
+    )
 
 
 def job(store: Store, name: str) -> DrawJob:
@@ -150,3 +153,30 @@ def test_a_host_that_cannot_start_says_why_and_leaves_no_process(
                 assert one.pid is None
 
     asyncio.run(asyncio.wait_for(drawn(), 200))
+
+
+def test_a_process_started_ahead_is_taken_once_and_a_dead_one_is_replaced(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
+    async def drawn(ahead: HostProcess) -> int:
+        async with host(tiny_model, tmp_path, ahead) as one:
+            await one.draw(job(store, f"ahead-{ahead.pid}"), ("0", tiny_model), ignore)
+            return one.pid or 0
+
+    alive = spawn(tmp_path / "engine.log")
+    assert asyncio.run(asyncio.wait_for(drawn(alive), 120)) == alive.pid
+    assert not alive.alive
+    dead = spawn(tmp_path / "engine.log")
+    dead.end()
+    assert asyncio.run(asyncio.wait_for(drawn(dead), 120)) not in (0, dead.pid)
+
+
+def test_a_process_started_ahead_in_vain_ends_with_its_host(tiny_model: Path, tmp_path: Path) -> None:
+    ahead = spawn(tmp_path / "engine.log")
+
+    async def nothing() -> None:
+        async with host(tiny_model, tmp_path, ahead):
+            assert ahead.alive
+
+    asyncio.run(nothing())
+    assert ahead.returncode == -signal.SIGKILL
