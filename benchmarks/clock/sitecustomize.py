@@ -1,7 +1,7 @@
 """Times a run's engine from the inside: read by every Python process that has this folder on PYTHONPATH.
 
-Adds lines of JSON to the file ``FEM_CLOCK``: ``start`` (from the host's first instruction to an engine that is ready),
-``swap`` (a change of weights), and ``drawing`` and ``evaluating``: the seconds inside the engine's steps, divided by how
+Adds lines of JSON to the file ``FEM_CLOCK``: ``start`` (making an engine; what it imports it has imported beside the start
+of Prefect's server), ``swap`` (a change of weights), and ``drawing`` and ``evaluating``: the seconds inside the engine's steps, divided by how
 many draws of each were in flight, and the tokens that came out of them, dropped draws' too. What lies between two steps
 (prompts, verdicts, part files) is not in them. Part of benchmarks/end_to_end.py; nothing of the product reads this.
 """
@@ -12,7 +12,6 @@ import time
 
 from benchmarks.at_import import patch_at_import
 
-BORN = time.perf_counter()
 MODULE = "fem_core.sample.vllm_engine"
 
 
@@ -32,8 +31,9 @@ def _patch(module) -> None:  # type: ignore[no-untyped-def]
     spent = {"drawing": 0.0, "evaluating": 0.0, "generated": 0}
 
     def patched_init(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        start = time.perf_counter()
         init(self, *args, **kwargs)
-        _say(start=time.perf_counter() - BORN)
+        _say(start=time.perf_counter() - start)
 
     def patched_swap(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         start = time.perf_counter()
