@@ -5,7 +5,8 @@
 
 For each scheme and repeat (each with a seed of its own) the systems run in turn on the same problems, the base model's
 folder at hand for all of them. FEM is ``fem run`` with an empty store, an empty cache and an empty Prefect home: its
-server's start is part of its time. The baselines are ``benchmarks.baselines.script`` and ``.transformers_loop``. All
+server's start is part of its time. The baselines are ``benchmarks.baselines.script`` and ``.transformers_loop``;
+``unrecorded`` is FEM's own steps without Prefect and without a store: what being auditable costs is what it saves. All
 evaluate the base model and every iteration without exemplars (FEM's extra baseline with exemplars is off). They differ
 in what they leave to TRL's defaults, in the seeds of their draws, and in the saved weights' dtype, which are FEM's
 configuration and float32. Each result is kept in DIR (./.cache/end-to-end):
@@ -38,8 +39,13 @@ from fem_core.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 FEM = str(Path(sys.executable).with_name("fem"))
-BASELINES = {"script": "benchmarks.baselines.script", "transformers": "benchmarks.baselines.transformers_loop"}
+BASELINES = {
+    "script": "benchmarks.baselines.script",
+    "transformers": "benchmarks.baselines.transformers_loop",
+    "unrecorded": "benchmarks.baselines.unrecorded",
+}
 SYSTEMS = ("fem", *BASELINES)
+CLOCK = "clock.jsonl"
 
 
 def configured(chosen: argparse.Namespace, scheme: str, seed: int) -> RunConfig:
@@ -64,25 +70,31 @@ def configured(chosen: argparse.Namespace, scheme: str, seed: int) -> RunConfig:
 
 def run_fem(folder: Path, config: RunConfig, file: Path, reached: float) -> Outcome:
     """`fem run`, as a user would."""
-    clock = folder / "clock.jsonl"
     environment = {
         **os.environ,
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "FEM_CACHE": str(folder / "cache"),
-        "FEM_CLOCK": str(clock),
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks" / "clock"), str(ROOT)]),
+        **clocked(folder),
     }
     url = str(folder / "store")
     command = [FEM, "run", str(file), "--run", "end-to-end", "--store", url]
     seconds = timed(command, folder, environment)
-    return of_fem(Store.open(url, check=False), "end-to-end", clock, config, seconds, reached)
+    return of_fem(Store.open(url, check=False), "end-to-end", folder / CLOCK, config, seconds, reached)
+
+
+def clocked(folder: Path) -> dict[str, str]:
+    """Environment that times the engine from the inside, into the folder's ``CLOCK``."""
+    paths = [str(ROOT / "benchmarks" / "clock"), str(ROOT)]
+    return {"FEM_CLOCK": str(folder / CLOCK), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run_baseline(system: str, folder: Path, config: RunConfig, file: Path, reached: float) -> Outcome:
     """A baseline, by its command."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if system == "unrecorded":
+        environment |= clocked(folder)
     command = [sys.executable, "-m", BASELINES[system], str(file), str(folder / "run")]
     seconds = timed(command, folder, environment)
     return of_baseline(system, folder / "run", config, seconds, reached)
@@ -199,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--budget", type=int, default=8, help="M of rs")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["fem", "script", "transformers"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "end-to-end", help="where results are kept")
     parser.add_argument("--set", action="append", default=[], help="override another field of the configuration")

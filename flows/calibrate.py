@@ -31,14 +31,13 @@ from fem_core.problems.registry import ProblemSet
 from fem_core.prompts import ChatTokens, completion, messages
 from fem_core.report.calibration import Accepted, Calibration, Moment, Training, drawn, kinds, rates, training
 from fem_core.sample.client import EngineHost
-from fem_core.sample.job import DrawJob
+from fem_core.sample.job import DrawJob, host_settings
 from fem_core.sample.schemes import plan_of
 from fem_core.schemas import RATIONALES
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
 from fem_core.train import launch
-from flows.fem import host_settings
 from tasks import evaluate, prepare, sample, step
 
 OPTIMIZER_STEPS = 3
@@ -85,7 +84,7 @@ async def calibrate(
     """Measure what a run costs on this machine.
 
     Args:
-        longest_sequence: see ``flows.fem.host_settings``.
+        longest_sequence: see ``host_settings``.
         prepared: seconds and bytes of the prepare step.
         count: problems to draw on, of each side; fewer where there are fewer.
         say: hears a line when a part is done.

@@ -17,12 +17,11 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from fem_core.config import RunConfig
 from fem_core.errors import FemError, StoreAway
-from fem_core.model import BaseModelFolder, default_cache
+from fem_core.model import default_cache
 from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
-from fem_core.sample.job import HostSettings
+from fem_core.sample.job import host_settings
 from fem_core.sample.spawn import HostProcess, spawn
-from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.store import fork, layout
 from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
 from fem_core.store.manifest import Manifest
@@ -134,29 +133,6 @@ def engine_ahead(name: str) -> Iterator[None]:
     finally:
         AHEAD.set(None)
         process.end()
-
-
-def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: int) -> HostSettings:
-    """How a run's engine is started.
-
-    Args:
-        longest_sequence: prompt and completion together, tokens, over all that the run draws.
-    """
-    engine = config.sample.engine
-    return HostSettings(
-        model_dir=str(model.path),
-        engine=EngineSettings(
-            dtype=engine.dtype,
-            max_model_len=engine.max_model_len or longest_sequence,
-            max_num_seqs=engine.max_num_seqs,
-            kv_cache_gib=engine.kv_cache_gib,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-            tensor_parallel_size=engine.tensor_parallel_size,
-            seed=config.seed,
-            trust_remote_code=config.model.trust_remote_code,
-        ),
-        stop_at_answer=config.sample.stop_at_answer,
-    )
 
 
 @contextlib.asynccontextmanager

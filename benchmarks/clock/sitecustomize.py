@@ -1,9 +1,10 @@
 """Times a run's engine from the inside: read by every Python process that has this folder on PYTHONPATH.
 
-Adds lines of JSON to the file ``FEM_CLOCK``: ``start`` (making an engine; what it imports it has imported beside the start
-of Prefect's server), ``swap`` (a change of weights), and ``drawing`` and ``evaluating``: the seconds inside the engine's steps, divided by how
-many draws of each were in flight, and the tokens that came out of them, dropped draws' too. What lies between two steps
-(prompts, verdicts, part files) is not in them. Part of benchmarks/end_to_end.py; nothing of the product reads this.
+Adds lines of JSON to the file ``FEM_CLOCK``: ``start`` (making an engine; what it imports it has imported beside the
+start of Prefect's server), ``swap`` (a change of weights), and ``drawing`` and ``evaluating``: the seconds inside the
+engine's steps, divided by how many draws of each were in flight, and the tokens that came out of them, dropped draws'
+too. What lies between two steps (prompts, verdicts, part files) is not in them. Part of benchmarks/end_to_end.py;
+nothing of the product reads this.
 """
 
 import json

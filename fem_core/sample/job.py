@@ -6,7 +6,8 @@ with the store alone and a resumed job finds the parts that are committed.
 
 from typing import Literal
 
-from fem_core.config import PromptsConfig, Section
+from fem_core.config import PromptsConfig, RunConfig, Section
+from fem_core.model import BaseModelFolder
 from fem_core.prompts import PromptKind
 from fem_core.sample.schemes import Plan, Stage
 from fem_core.sample.vllm_engine import EngineSettings
@@ -60,3 +61,26 @@ class DrawJob(Section):
     def plan(self) -> Plan:
         """The plan as the stepper takes it."""
         return Plan(tuple(Stage(kind, budget) for kind, budget in self.stages), self.keep)
+
+
+def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: int) -> HostSettings:
+    """How a run's engine is started.
+
+    Args:
+        longest_sequence: prompt and completion together, tokens, over all that the run draws.
+    """
+    engine = config.sample.engine
+    return HostSettings(
+        model_dir=str(model.path),
+        engine=EngineSettings(
+            dtype=engine.dtype,
+            max_model_len=engine.max_model_len or longest_sequence,
+            max_num_seqs=engine.max_num_seqs,
+            kv_cache_gib=engine.kv_cache_gib,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            seed=config.seed,
+            trust_remote_code=config.model.trust_remote_code,
+        ),
+        stop_at_answer=config.sample.stop_at_answer,
+    )
