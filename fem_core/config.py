@@ -264,6 +264,8 @@ class TrainConfig(Section):
     """Sequences per forward pass and device; the rest is gradient accumulation."""
     max_length: int | None = Field(None, ge=16)
     """Longest training sequence, tokens; by default what the longest row needs. A longer row is refused, never cut."""
+    order: Literal["shuffled", "by_length"] = "shuffled"
+    """``by_length`` puts rows of about the same length into one batch, which saves padding and shuffles less."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -272,6 +274,8 @@ class TrainConfig(Section):
     """Computing type; ``auto`` is bf16 where the device computes in it. Master weights are float32 either way."""
     gradient_checkpointing: bool = Field(False, json_schema_extra=PLACE)
     """Trade time for memory."""
+    liger: bool = Field(False, json_schema_extra=PLACE)
+    """On GPUs: the fused kernels of the package liger-kernel, the loss among them, which take less memory."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the saved weights. bfloat16 halves the store, and rounds away updates smaller than about 0.4 % of a weight."""
     num_processes: int = Field(1, ge=1, json_schema_extra=PLACE)

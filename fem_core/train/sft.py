@@ -7,6 +7,7 @@ waits until the job's file is there.
 """
 
 import gc
+import importlib.util
 import inspect
 import os
 import resource
@@ -58,9 +59,8 @@ def sft_config(job: TrainJob, device: Device, bf16: bool, rows: int) -> SFTConfi
         completion_only_loss=True,
         max_length=None,
         packing=False,
-        # Grouping by length would save what padding wastes (5 to 20 %), and feed long rows first, in batches of
-        # their own.
-        train_sampling_strategy="random",
+        # Grouping saves what padding wastes (5 to 20 %), and feeds the longest rows first.
+        train_sampling_strategy="group_by_length" if config.order == "by_length" else "random",
         dataloader_pin_memory=device == "cuda",
         # Batches.
         per_device_train_batch_size=micro,
@@ -78,6 +78,7 @@ def sft_config(job: TrainJob, device: Device, bf16: bool, rows: int) -> SFTConfi
         use_cpu=device == "cpu",
         bf16=bf16,
         gradient_checkpointing=config.gradient_checkpointing,
+        use_liger_kernel=config.liger,
         seed=job.seed,
         data_seed=job.seed,
         # Output.
@@ -125,9 +126,11 @@ def make_trainer(job: TrainJob, device: Device) -> SFTTrainer:
     """Model, tokenizer and rows as TRL prepares them from ``prompt`` and ``completion``, checked by ``trainable``.
 
     Raises:
-        FemError: as ``trainable``; LoRA on the LM head.
+        FemError: as ``trainable``; LoRA on the LM head; Liger without a GPU or its package.
     """
     config = job.config
+    if config.liger:
+        _refuse_without_liger(device)
     rows = load_dataset(
         "parquet",
         data_files=[str(file) for file in job.rationales],
@@ -156,6 +159,13 @@ def make_trainer(job: TrainJob, device: Device) -> SFTTrainer:
     stop_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     trainer.train_dataset = trainable(trainer.train_dataset, tokenizer, stop_ids, limit)
     return trainer
+
+
+def _refuse_without_liger(device: Device) -> None:
+    if device == "cpu":
+        raise FemError("train.liger needs a GPU, and this machine has none that torch can use. Set it to false.")
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise FemError("train.liger needs the package liger-kernel, which is not installed: pip install liger-kernel.")
 
 
 def _lora(job: TrainJob) -> LoraConfig:

@@ -265,6 +265,22 @@ def test_lora_on_the_lm_head_is_refused(tiny_model: Path, tmp_path: Path) -> Non
         sft.make_trainer(make_job(tmp_path, tiny_model, method="lora", lora={"target_modules": ["lm_head"]}), "cpu")
 
 
+def test_rows_grouped_by_length_are_the_same_rows_with_less_padding(tiny_model: Path, tmp_path: Path) -> None:
+    seen, padding = {}, {}
+    for order in ("shuffled", "by_length"):
+        job = make_job(tmp_path / order, tiny_model, rows=64, order=order)
+        batches = [batch["attention_mask"].sum(1) for batch in sft.make_trainer(job, "cpu").get_train_dataloader()]
+        seen[order] = sorted(int(length) for batch in batches for length in batch)
+        padding[order] = sum(int(batch.max()) * len(batch) - int(batch.sum()) for batch in batches)
+    assert seen["by_length"] == seen["shuffled"]
+    assert padding["by_length"] < padding["shuffled"]
+
+
+def test_liger_without_a_gpu_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(FemError, match=r"train\.liger needs a GPU"):
+        sft.make_trainer(make_job(tmp_path, tiny_model, liger=True), "cpu")
+
+
 def test_a_row_that_is_too_long_is_refused_and_counted(tiny_model: Path, tmp_path: Path) -> None:
     """Through the whole chain: the sentence comes out of the trainer's process as it was."""
     job = make_job(tmp_path, tiny_model, max_length=64)

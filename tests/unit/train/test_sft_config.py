@@ -32,6 +32,15 @@ def test_what_the_job_asks_for_arrives(tmp_path: Path) -> None:
     assert args.lr_scheduler_type == "cosine"
 
 
+def test_order_and_liger_are_the_trainers_own(tmp_path: Path) -> None:
+    shuffled, grouped = (sft_config(job(tmp_path, order=o), "cpu", False, 9) for o in ("shuffled", "by_length"))
+    assert (shuffled.train_sampling_strategy, grouped.train_sampling_strategy) == ("random", "group_by_length")
+    assert [sft_config(job(tmp_path, liger=on), "cpu", False, 9).use_liger_kernel for on in (False, True)] == [
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("batch", "micro", "processes", "per_device", "accumulation"),
     [(16, 8, 1, 8, 2), (16, 4, 2, 4, 2), (4, 8, 1, 4, 1), (8, 1, 1, 1, 8)],
