@@ -10,16 +10,31 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from fem_core import families
 from fem_core.digest import digest
 from fem_core.errors import FemError
+from fem_core.families import Hint
 
 PLACE: dict[str, JsonValue] = {"identity": False}
 """Marks a field that says where or how wide a run executes; it takes no part in digests and step keys."""
+
+ADDED: dict[str, JsonValue] = {"identity": "unless default"}
+"""Marks a field that came after the first runs. At its default it takes no part in digests and step keys, so those runs
+keep theirs; therefore its default must mean what was done before, and must never change."""
 
 PACKAGED_MODEL = "packaged:SmolLM2-135M-Instruct"
 
@@ -125,8 +140,17 @@ class ModelConfig(Section):
 
 
 class PromptsConfig(Section):
-    """The words around a question. Placeholders: ``{question}``, and in ``hinted`` also ``{answer}``."""
+    """The words around a question. Placeholders: ``{question}``, and in ``hinted`` also what ``hint`` names. Texts that
+    are not given are those of ``family``."""
 
+    family: str | None = Field(None, json_schema_extra=PLACE)
+    """A set of prompts by its name in ``fem_core/prompt_families``: ``general``, ``judge_pair``, ``judge_rating``,
+    ``multiple_choice`` or ``number``. What is given in ``system``, ``plain`` and ``hinted`` goes before it. The texts
+    themselves are recorded and decide the run's identity."""
+    hint: Hint = Field("answer", json_schema_extra=ADDED)
+    """What the hinted prompt shows. ``answer``: y* (the paper's PPS). ``answer_with_reason_request``: y*, with words that
+    ask for a justification which does not mention having been told. ``candidates``: y* among other answers, at
+    ``{candidates}``. ``solution``: the gold rationale, at ``{solution}``."""
     system: str | None = None
     """System message; none by default (the model's template may add its own)."""
     plain: str = (
@@ -137,7 +161,7 @@ class PromptsConfig(Section):
         "{question}\n\nThe correct answer is {answer}. Explain step by step how to reach it, then repeat the answer "
         "on a last line of the form:\nAnswer: <answer>"
     )
-    """The hinted prompt: x and y*. Used for drawing only."""
+    """The hinted prompt: x and y*, or what ``hint`` says. Used for drawing only."""
     exemplars: tuple[Exemplar, ...] = ()
     """Worked examples; how many are shown is set by the next two fields."""
     sample_exemplars: int = Field(0, ge=0)
@@ -145,20 +169,43 @@ class PromptsConfig(Section):
     train_exemplars: int = Field(0, ge=0)
     """How many exemplars the training prompt shows. Evaluation uses the training prompt."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _words_of_the_family(cls, data: Any) -> Any:
+        """Fill in the texts that are not given; a configuration that has all of them, such as a recorded one, needs no file."""
+        if not isinstance(data, dict):
+            return data
+        family, hint = data.get("family"), data.get("hint", "answer")
+        if not isinstance(family, (str, type(None))) or hint not in get_args(Hint):
+            return data
+        if family is not None and not {"system", "plain", "hinted"} <= data.keys():
+            words = families.read(family)
+            return {"system": words.system, "plain": words.plain, "hinted": words.hinted[hint]} | data
+        if hint != "answer" and "hinted" not in data:
+            return {"hinted": families.read("general").hinted[hint]} | data
+        return data
+
     @field_validator("plain")
     @classmethod
     def _plain_has_no_answer(cls, text: str) -> str:
         if "{question}" not in text:
             raise ValueError("the plain prompt must contain {question}")
-        if "{answer}" in text:
-            raise ValueError("the plain prompt must not contain {answer}; put it into prompts.hinted")
+        for secret in ("{answer}", "{candidates}", "{solution}"):
+            if secret in text:
+                raise ValueError(f"the plain prompt must not contain {secret}; put it into prompts.hinted")
         return text
 
     @field_validator("hinted")
     @classmethod
-    def _hinted_has_both(cls, text: str) -> str:
-        if "{question}" not in text or "{answer}" not in text:
-            raise ValueError("the hinted prompt must contain {question} and {answer}")
+    def _hinted_has_what_it_shows(cls, text: str, info: ValidationInfo) -> str:
+        hint = info.data.get("hint", "answer")
+        shown = {"candidates": "{candidates}", "solution": "{solution}"}.get(hint, "{answer}")
+        if "{question}" not in text or shown not in text:
+            raise ValueError(f"the hinted prompt must contain {{question}} and {shown}")
+        allowed = {shown, "{answer}"} if hint == "solution" else {shown}
+        for other in sorted({"{answer}", "{candidates}", "{solution}"} - allowed):
+            if other in text:
+                raise ValueError(f"the hinted prompt of prompts.hint {hint} must not contain {other}; remove it")
         return text
 
     @model_validator(mode="after")
@@ -379,13 +426,14 @@ class RunConfig(Section):
 
 
 def identity_of(section: BaseModel) -> dict[str, Any]:
-    """A section as plain JSON values without its ``PLACE`` fields, recursively."""
+    """A section as plain JSON values without its ``PLACE`` fields and the ``ADDED`` ones at their default, recursively."""
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
+        value, extra = getattr(section, name), field.json_schema_extra
+        taken = extra.get("identity") if isinstance(extra, dict) else None
+        if taken is False or (taken == "unless default" and value == field.default):
             continue
-        kept[name] = _plain(getattr(section, name))
+        kept[name] = _plain(value)
     return kept
 
 

@@ -6,7 +6,9 @@ Contract: the lengths are those of the very prompts that the run will use; nothi
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from fem_core.config import RunConfig
+from fem_core import families
+from fem_core.config import PromptsConfig, RunConfig
+from fem_core.hints import others
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem
 from fem_core.prompts import ChatTokens, PromptKind, completion, longest_prompt, messages
@@ -38,15 +40,31 @@ class Lengths:
     longest_sequence: int
 
 
+def described(prompts: PromptsConfig) -> str:
+    """Where the words come from, and what the hint shows: ``family number with another plain; hint: answer``."""
+    if prompts.family is None or prompts.family not in families.names():
+        return f"no family; hint: {prompts.hint}"
+    words = families.read(prompts.family)
+    theirs = {"system": words.system, "plain": words.plain, "hinted": words.hinted[prompts.hint]}
+    own = [name for name, text in theirs.items() if getattr(prompts, name) != text]
+    changed = f" with another {' and '.join(own)}" if own else ""
+    return f"family {prompts.family}{changed}; hint: {prompts.hint}"
+
+
 def examples(config: RunConfig, problems: Sequence[Problem], tokens: ChatTokens, count: int = 3) -> list[Example]:
-    """The first problems, rendered through the model's chat template."""
+    """The first training problems, rendered through the model's chat template.
+
+    Args:
+        problems: all training problems: a hint may show answers of others.
+    """
     shown = config.prompts
+    known = others(shown, problems, config.seed)
     return [
         Example(
             problem_id=problem.problem_id,
             answer=answer_text(problem),
             plain=tokens.text(messages(shown, problem, "plain", shown.sample_exemplars)),
-            hinted=tokens.text(messages(shown, problem, "hinted", shown.sample_exemplars)),
+            hinted=tokens.text(messages(shown, problem, "hinted", shown.sample_exemplars, known)),
             training=tokens.text(
                 messages(shown, problem, "plain", shown.train_exemplars)
                 + completion(f"{problem.rationale or '<rationale>'}\nAnswer: {answer_text(problem)}"),
@@ -85,9 +103,10 @@ def check_lengths(
     uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
     if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:
         uses.append((test, "plain", shown.sample_exemplars, score_tokens, "evaluation prompts with exemplars"))
+    known = others(shown, train, config.seed)
     longest_prompt_, longest_sequence = 0, 0
     for problems, kind, exemplars, needs, what in uses:
-        lengths = [len(tokens.ids(messages(shown, problem, kind, exemplars))) for problem in problems]
+        lengths = [len(tokens.ids(messages(shown, problem, kind, exemplars, known))) for problem in problems]
         longest = longest_prompt(problems, lengths, room, what, needs)
         longest_prompt_ = max(longest_prompt_, longest)
         longest_sequence = max(longest_sequence, longest + needs)

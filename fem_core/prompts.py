@@ -1,8 +1,8 @@
 """Plain and hinted prompts as chats, and their token ids through the model's own chat template.
 
 Contract: one function renders every prompt, for drawing, evaluation and training alike, and the training prompt is
-``messages(…, "plain", …)``: y* enters a prompt only through the hinted template. Questions are data: placeholders
-inside them are left as they are.
+``messages(…, "plain", …)``: y* enters a prompt only through the hinted template. Questions and hints are data:
+placeholders inside them are left as they are.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from fem_core.config import PromptsConfig
 from fem_core.errors import FemError
-from fem_core.problems.answers import answer_text
+from fem_core.hints import Others, exemplar_values, values
 from fem_core.problems.problem import Problem, full_question
 
 PromptKind = Literal["plain", "hinted"]
@@ -25,20 +25,28 @@ class Message(TypedDict):
     content: str
 
 
-def messages(config: PromptsConfig, problem: Problem, kind: PromptKind, exemplars: int) -> list[Message]:
+def messages(
+    config: PromptsConfig, problem: Problem, kind: PromptKind, exemplars: int, known: Others | None = None
+) -> list[Message]:
     """The prompt of a problem, ending with the user's turn.
 
     Args:
         exemplars: how many of ``config.exemplars`` to show, each as a user turn of the same kind and its answer.
+        known: ``hints.others`` of the training problems; a hinted prompt with candidates needs it.
+
+    Raises:
+        FemError: the hint cannot be given for this problem.
     """
-    template = config.plain if kind == "plain" else config.hinted
+    hinted, template = kind == "hinted", config.hinted if kind == "hinted" else config.plain
     chat: list[Message] = []
     if config.system is not None:
         chat.append({"role": "system", "content": config.system})
     for exemplar in config.exemplars[:exemplars]:
-        chat.append({"role": "user", "content": _fill(template, exemplar.question, exemplar.answer)})
+        hint = exemplar_values(config, exemplar, known) if hinted else {}
+        chat.append({"role": "user", "content": _fill(template, exemplar.question, hint)})
         chat.append({"role": "assistant", "content": f"{exemplar.rationale}\nAnswer: {exemplar.answer}"})
-    chat.append({"role": "user", "content": _fill(template, full_question(problem), answer_text(problem))})
+    hint = values(config, problem, known) if hinted else {}
+    chat.append({"role": "user", "content": _fill(template, full_question(problem), hint)})
     return chat
 
 
@@ -47,10 +55,10 @@ def completion(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _fill(template: str, question: str, answer: str) -> str:
-    """Both placeholders in one pass, so that a question that contains ``{answer}`` stays as it is."""
-    values = {"{question}": question, "{answer}": answer}
-    return re.sub(r"\{question\}|\{answer\}", lambda match: values[match.group()], template)
+def _fill(template: str, question: str, hint: dict[str, str]) -> str:
+    """All placeholders in one pass, so that a question that contains ``{answer}`` stays as it is."""
+    filled = {"{question}": question} | hint
+    return re.sub(r"\{[a-z]+\}", lambda match: filled.get(match.group(), match.group()), template)
 
 
 class ChatTokens:

@@ -82,7 +82,7 @@ def preview(config: Path, *, set_: Set = ()) -> None:
         Override a field; may be repeated.
     """
     from fem_core.model import default_cache, resolve_model
-    from fem_core.preview import check_lengths, examples
+    from fem_core.preview import check_lengths, described, examples
     from fem_core.problems.registry import load
     from fem_core.prompts import ChatTokens
 
@@ -91,6 +91,7 @@ def preview(config: Path, *, set_: Set = ()) -> None:
     model = resolve_model(resolved.model, default_cache())
     tokens = ChatTokens(model.path, resolved.model.trust_remote_code)
     lengths = check_lengths(resolved, problems.train, problems.test, tokens, model.context_length)
+    print(f"Prompts: {described(resolved.prompts)}.\n")
     for example in examples(resolved, problems.train, tokens):
         for name, text in (("plain", example.plain), ("hinted", example.hinted)):
             print(

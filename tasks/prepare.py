@@ -64,6 +64,7 @@ def model_work(run_name: str, config: RunConfig) -> step.Work:
 
 def prompts_work(run_name: str, config: RunConfig, train: Manifest, test: Manifest, model: Manifest) -> step.Work:
     """The rendered examples and measured lengths, by identity."""
+    seeded = {"seed": config.seed} if config.prompts.hint == "candidates" else {}
     return step.Work(
         kind="prompts",
         artifact=layout.prompts(run_name),
@@ -74,6 +75,7 @@ def prompts_work(run_name: str, config: RunConfig, train: Manifest, test: Manife
             "scheme": identity_of(config.scheme),
             "sample": identity_of(config.sample),
             "evaluate": identity_of(config.evaluate),
+            **seeded,
         },
         inputs=(step.input_of("train", train), step.input_of("test", test), step.input_of("model", model)),
     )

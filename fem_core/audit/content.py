@@ -104,7 +104,7 @@ def _training_rows(ledger: Ledger, manifest: Manifest, test: Mapping[str, Proble
                 continue
             plain = messages(config, problem, "plain", config.train_exemplars)
             if row["prompt"] != plain:
-                hinted = row["prompt"] == messages(config, problem, "hinted", config.train_exemplars)
+                hinted = _is_hinted(row["prompt"], config, problem)
                 wanted, found = contrast(plain, row["prompt"])
                 found = f"{'the hinted prompt' if hinted else 'another prompt'} {found}"
                 yield _broken(manifest, name, f"training prompt of {what}", f"the plain prompt {wanted}", found)
@@ -112,6 +112,13 @@ def _training_rows(ledger: Ledger, manifest: Manifest, test: Mapping[str, Proble
                 yield _broken(
                     manifest, name, f"completion of {what}", "one assistant message", _shown(row["completion"])
                 )
+
+
+def _is_hinted(prompt: Any, config: PromptsConfig, problem: Problem) -> bool:
+    """Whether this is the hinted prompt, where that can be made here: candidates follow from the run's seed."""
+    if config.hint == "candidates" or (config.hint == "solution" and not problem.rationale):
+        return False
+    return bool(prompt == messages(config, problem, "hinted", config.train_exemplars))
 
 
 def _seen(

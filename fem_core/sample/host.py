@@ -23,6 +23,7 @@ import pyarrow as pa
 from fem_core.digest import digest
 from fem_core.errors import FemError
 from fem_core.filter.verdict import Judgement, judge
+from fem_core.hints import others
 from fem_core.problems.answers import has_answer_line
 from fem_core.problems.problem import Problem, from_table
 from fem_core.problems.verifier import Verifier
@@ -142,8 +143,10 @@ class Host:
         committed = store.parts(job.artifact, job.key)
         done = {n for n in range(-(-len(problems) // job.problems_per_part)) if part_name(n) in committed}
 
+        known = others(job.prompts, problems, job.seed)
+
         def render(problem: Problem, kind: PromptKind) -> list[int]:
-            return tokens.ids(messages(job.prompts, problem, kind, job.exemplars))
+            return tokens.ids(messages(job.prompts, problem, kind, job.exemplars, known))
 
         def verdict(text: str, finish_reason: str, problem: Problem) -> Judgement:
             return judge(text, finish_reason, problem, self._verifier)

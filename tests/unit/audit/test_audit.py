@@ -13,7 +13,7 @@ from forge import RUN, edit_json, edit_manifest, edit_rows, flip, forge_on, mani
 from made_run import made_config, make_run, problems_of
 
 from fem_core import preview
-from fem_core.config import PromptsConfig
+from fem_core.config import PromptsConfig, RunConfig
 from fem_core.filter.rationales import filter_attempts
 from fem_core.problems.problem import from_table, make_problem, to_table
 from fem_core.prompts import ChatTokens, messages
@@ -496,7 +496,13 @@ def test_the_same_table_in_other_bytes_holds_only_where_another_pyarrow_wrote_it
 
 @pytest.fixture
 def shown(made: Store, tmp_path: Path) -> Store:
-    """The run ``made`` with a tokenizer beside its base model, and the prompts and lengths that it gives."""
+    """The run ``made`` with its prompts."""
+    give_prompts(made, made_config(), tmp_path)
+    return made
+
+
+def give_prompts(made: Store, config: RunConfig, tmp_path: Path) -> None:
+    """Put a tokenizer beside the base model, and the prompts and lengths that it gives."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path / "base"
@@ -509,13 +515,24 @@ def shown(made: Store, tmp_path: Path) -> Store:
     (folder / "tokenizer_config.json").write_text(json.dumps(known))
     for file in folder.iterdir():
         replace_bytes(made, f"{RUN}/model", file.name, file.read_bytes())
-    tokens, config, problems = ChatTokens(folder), made_config(), problems_of(range(10))
+    tokens, problems = ChatTokens(folder), problems_of(range(10))
     examples = json.dumps(preview.examples_json(preview.examples(config, problems, tokens))).encode()
     replace_bytes(made, f"{RUN}/prompts", "examples.json", examples)
     lengths = preview.check_lengths(config, problems, problems_of(range(100, 104)), tokens, 1 << 20)
     edit_manifest(made, f"{RUN}/prompts", lambda m: m["stats"].update(vars(lengths)))
     forge_on(made)
-    return made
+
+
+def test_hints_among_candidates_are_rendered_again_with_the_runs_seed(tmp_path: Path, examine: Any) -> None:
+    store, config = Store.open(str(tmp_path / "root")), made_config(prompts={"hint": "candidates"}, seed=5)
+    make_run(store, config)
+    give_prompts(store, config, tmp_path)
+    (example, *_) = json.loads(store.root.read(f"{RUN}/prompts/examples.json"))
+    assert " or 1" in example["hinted"] or "1 or " in example["hinted"]
+    result = examine(store, deep=True)
+    assert result.broken == () and next(row for row in result.checked if row.kind == "prompts").rederived
+    edit_manifest(store, f"{RUN}/prompts", lambda m: m["step"]["config"].update(seed=6))
+    assert any("hinted of example" in finding.what for finding in examine(store, deep=True).broken)
 
 
 def test_replaced_examples_with_a_manifest_to_match_are_not_what_the_prompts_render_to(

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from fem_core.config import parse_config
 from fem_core.errors import FemError
 from fem_core.schemas import SCHEMA_VERSION
-from fem_core.store.manifest import read_manifest
+from fem_core.store.manifest import Manifest, read_manifest
 from fem_core.store.migrations import STEPS, migrate
 from fem_core.store.store import Store
+from tasks import evaluate, prepare, sample, train
+from tasks import filter as filter_task
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -44,3 +47,29 @@ def test_a_migration_changes_nothing_but_the_form() -> None:
     values = {"schema_version": 1, "kind": "x"}
     assert migrate(values, "here") == {"schema_version": SCHEMA_VERSION, "kind": "x", "source": None}
     assert values == {"schema_version": 1, "kind": "x"}
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.iterdir()), ids=lambda folder: folder.name)
+def test_a_run_made_before_keeps_its_digest_and_step_keys(folder: Path) -> None:
+    """Fields that came later take no part at their defaults, so such a run can be resumed."""
+    store = Store.open(str(folder), check=False)
+    record = store.run("made")
+    assert record is not None
+    config = parse_config({**record.config, "problems": {**record.config["problems"], "path": "sums.jsonl"}})
+    assert config.digest() == record.digest
+
+    def made(artifact: str) -> Manifest:
+        found = store.manifest(f"runs/made/{artifact}")
+        assert found is not None
+        return found
+
+    train_set, test_set, model = made("problems/train"), made("problems/test"), made("model")
+    attempts, rationales = made("iteration=001/attempts"), made("iteration=001/rationales")
+    keys = {
+        "prompts": prepare.prompts_work("made", config, train_set, test_set, model),
+        "iteration=001/attempts": sample.work("made", config, 1, train_set, model),
+        "iteration=001/rationales": filter_task.work("made", config, 1, "rationales", train_set, attempts),
+        "iteration=001/checkpoint": train.work("made", config, 1, rationales, model),
+        "iteration=000/predictions": evaluate.predictions_work("made", config, 0, test_set, model, 0),
+    }
+    assert {name: work.key for name, work in keys.items()} == {name: made(name).step.key for name in keys}
