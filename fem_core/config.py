@@ -265,12 +265,34 @@ class SampleConfig(Section):
 
 
 class FilterConfig(Section):
-    """Which attempts become rationales. With the defaults this is the paper's filter: the answer is right."""
+    """Which attempts become rationales. With the defaults this is the paper's filter: the answer is right. The filters
+    come in the order of these fields; the first one that rejects an attempt gives its verdict."""
 
     min_rationale_words: int = Field(0, ge=0)
     """Reject accepted attempts with fewer words before the answer line (verdict ``too_short``)."""
+    max_rationale_words: int | None = Field(None, ge=1, json_schema_extra=ADDED)
+    """Reject accepted attempts with more words before the answer line (verdict ``too_long``)."""
+    leak: Literal["keep", "mark", "reject"] = Field("keep", json_schema_extra=ADDED)
+    """What becomes of a rationale that speaks of having been given the answer, or repeats the hint's own words: ``keep``
+    does not look, ``mark`` keeps it and says so in the verdict's reason, ``reject`` gives the verdict ``leaked``."""
+    near_duplicate: float | None = Field(None, gt=0, le=1, json_schema_extra=ADDED)
+    """Reject a rationale whose word trigrams have at least this Jaccard similarity with those of one that is kept, of
+    any problem of the iteration (verdict ``near_duplicate``); 0.8 is a usual value. The first by problem id and attempt
+    stays."""
     max_per_problem: int | None = Field(None, ge=1)
     """Keep at most this many rationales per problem, first drawn first (verdict ``over_cap``)."""
+    label_balance: float | None = Field(None, ge=1, json_schema_extra=ADDED)
+    """Keep at most this many times as many rationales of one right answer as of the median one, with two answers of the
+    rarer one (verdict ``over_label_share``). For answers from a small set; which ones stay follows from their content."""
+
+    @model_validator(mode="after")
+    def _bounds_leave_room(self) -> "FilterConfig":
+        if self.max_rationale_words is not None and self.max_rationale_words < self.min_rationale_words:
+            raise ValueError(
+                f"max_rationale_words {self.max_rationale_words} is below min_rationale_words {self.min_rationale_words}, "
+                "so nothing could be kept"
+            )
+        return self
 
 
 class LoraConfig(Section):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fem_core.config import Exemplar, PromptsConfig
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
-from fem_core.problems.answers import answer_text, normal_text
+from fem_core.problems.answers import answer_class, answer_text
 from fem_core.problems.problem import LETTERS, Problem
 
 _MOST = 4
@@ -25,7 +25,7 @@ class Others:
     seed: int
     """The run's seed."""
     answers: dict[str, str]
-    """The different right answers of the training problems in one spelling each, by ``_same``."""
+    """The different right answers of the training problems in one spelling each, by ``answer_class``."""
 
 
 def others(config: PromptsConfig, problems: Sequence[Problem], seed: int) -> Others | None:
@@ -38,7 +38,7 @@ def others(config: PromptsConfig, problems: Sequence[Problem], seed: int) -> Oth
         return None
     answers: dict[str, str] = {}
     for kind, text in sorted({(problem.answer_kind, answer_text(problem)) for problem in problems}):
-        answers.setdefault(_same(kind, text), text)
+        answers.setdefault(answer_class(text, kind), text)
     return Others(seed, answers)
 
 
@@ -53,7 +53,7 @@ def values(config: PromptsConfig, problem: Problem, known: Others | None) -> dic
     if config.hint == "candidates":
         letters = {letter: letter for letter in LETTERS[: len(problem.choices or ())]}
         possible = letters if answer in letters else _known(known).answers
-        mine = _same(problem.answer_kind, answer)
+        mine = answer_class(answer, problem.answer_kind)
         return {
             "{candidates}": _candidates(f"problem {problem.problem_id}", mine, answer, possible, _known(known).seed)
         }
@@ -98,11 +98,6 @@ def _candidates(name: str, mine: str, answer: str, possible: dict[str, str], see
         chosen.setdefault(key, possible[key])
         draw += 1
     return " or ".join(chosen[key] for key in sorted(chosen, key=lambda key: derive_seed(seed, "order", name, key)))
-
-
-def _same(kind: str, text: str) -> str:
-    """Equal for two answers of which only one may be a candidate."""
-    return normal_text(text) if kind in ("text", "label") else text
 
 
 def _known(known: Others | None) -> Others:

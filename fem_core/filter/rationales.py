@@ -6,7 +6,7 @@ prompt drew the attempt. Rows become Python objects a batch at a time; what is h
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fem_core.config import FilterConfig, PromptsConfig
-from fem_core.filter.verdict import ACCEPTED, OVER_CAP, TOO_SHORT, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
-from fem_core.problems.answers import answer_text, parse_answer
+from fem_core.filter.label_share import objections, rank
+from fem_core.filter.sieve import Draft, Sieve
+from fem_core.filter.verdict import ACCEPTED, OVER_LABEL_SHARE, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
+from fem_core.problems.answers import answer_class, answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import completion, messages
 from fem_core.schemas import ATTEMPTS, RATIONALES, VERDICTS
@@ -55,24 +57,26 @@ def filter_attempts(
         [ATTEMPTS.empty_table(), *(table.select(ATTEMPTS.names).cast(ATTEMPTS) for table in attempts)]
     )
     drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
-    kept: Counter[str] = Counter()
+    sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number))
     verdicts: list[pa.Table] = [VERDICTS.empty_table()]
     rationales: list[pa.Table] = [RATIONALES.empty_table()]
+    number = 0
     for batch in drawn.to_batches(_BATCH):
         decided: list[dict[str, Any]] = []
         accepted: list[dict[str, Any]] = []
         for row in batch.to_pylist():
             problem = by_id[row["problem_id"]]
-            verdict, reason, text = _decide(row, problem, config, kept)
+            draft = _draft(number, row, problem) if row["verdict"] == ACCEPTED else None
+            number += 1
+            verdict, reason = (row["verdict"], _reason(row, problem)) if draft is None else sieve.decide(draft)
             decided.append(
                 {**{k: row[k] for k in ("problem_id", "attempt", "prompt_kind")}, "verdict": verdict, "reason": reason}
             )
-            if verdict == ACCEPTED:
-                kept[problem.problem_id] += 1
+            if draft is not None and verdict == ACCEPTED:
                 accepted.append(
                     {
                         "prompt": messages(prompts, problem, "plain", prompts.train_exemplars),
-                        "completion": completion(text),
+                        "completion": completion(draft.text),
                         **{k: row[k] for k in ("problem_id", "attempt", "prompt_kind", "completion_tokens")},
                     }
                 )
@@ -80,34 +84,67 @@ def filter_attempts(
         rationales.append(pa.Table.from_pylist(accepted, schema=RATIONALES))
     # One chunk each: the bytes of a part file must not depend on how many rows were decided on at a time.
     all_verdicts, all_rationales = (pa.concat_tables(some).combine_chunks() for some in (verdicts, rationales))
+    if config.label_balance is not None:
+        all_verdicts, all_rationales = _balanced(all_verdicts, all_rationales, by_id, config.label_balance)
     count, tokens = all_rationales.num_rows, pc.sum(all_rationales["completion_tokens"]).as_py() or 0
-    stats = {
+    covered = pc.count_distinct(all_rationales["problem_id"]).as_py()
+    stats: dict[str, Any] = {
         "problems": len(by_id),
         "attempts": drawn.num_rows,
         "accepted": count,
-        "problems_accepted": len(kept),
-        "utilization": len(kept) / len(by_id) if by_id else 0.0,
+        "problems_accepted": covered,
+        "utilization": covered / len(by_id) if by_id else 0.0,
         "mean_rationale_tokens": tokens / count if count else 0.0,
         "verdicts": dict(sorted(Counter(all_verdicts["verdict"].to_pylist()).items())),
     }
+    if config.leak == "mark":
+        stats["marked_leaks"] = sieve.marked
     return Filtered(all_verdicts, all_rationales, stats)
 
 
-def _decide(
-    row: Mapping[str, Any], problem: Problem, config: FilterConfig, kept: Mapping[str, int]
-) -> tuple[str, str, str]:
-    """Verdict, reason, and the training text of an accepted attempt."""
-    if row["verdict"] != ACCEPTED:
-        return row["verdict"], _reason(row, problem), ""
+def _right(drawn: pa.Table) -> Iterator[str]:
+    """The texts of the attempts whose answer is right."""
+    for batch in drawn.filter(pc.equal(drawn["verdict"], ACCEPTED)).select(["text"]).to_batches(_BATCH):
+        yield from batch.column("text").to_pylist()
+
+
+def _name(drawn: pa.Table, number: int) -> str:
+    return f"attempt {drawn['attempt'][number].as_py()} of problem {drawn['problem_id'][number].as_py()}"
+
+
+def _draft(number: int, row: Mapping[str, Any], problem: Problem) -> Draft:
     parsed = parse_answer(row["text"], problem)
     if parsed is None:
         raise ValueError(f"attempt {row['attempt']} of problem {problem.problem_id} is accepted but has no answer line")
-    words = len(row["text"][: parsed.start].split())
-    if words < config.min_rationale_words:
-        return TOO_SHORT, f"{words} words before the answer line, at least {config.min_rationale_words} wanted", ""
-    if config.max_per_problem is not None and kept[problem.problem_id] >= config.max_per_problem:
-        return OVER_CAP, f"the problem already has {config.max_per_problem} rationales", ""
-    return ACCEPTED, f"answered {parsed.answer!r}", row["text"][: parsed.end].strip()
+    return Draft(number, problem, row["text"][: parsed.start], row["text"][: parsed.end].strip(), parsed.answer)
+
+
+def _balanced(
+    verdicts: pa.Table, rationales: pa.Table, problems: Mapping[str, Problem], ratio: float
+) -> tuple[pa.Table, pa.Table]:
+    """Both tables after ``label_share``; row by row, the rationales are those of the accepted verdicts."""
+
+    def ranked() -> Iterator[tuple[str, int]]:
+        for batch in rationales.select(["problem_id", "attempt", "completion"]).to_batches(_BATCH):
+            for row in batch.to_pylist():
+                problem, text = problems[row["problem_id"]], row["completion"][0]["content"]
+                yield (
+                    answer_class(answer_text(problem), problem.answer_kind),
+                    rank(row["problem_id"], row["attempt"], text),
+                )
+
+    found = objections(ranked(), ratio)
+    stays = pa.array([objection is None for objection in found], pa.bool_())
+    accepted = pc.equal(verdicts["verdict"], ACCEPTED).combine_chunks()
+    reasons = verdicts["reason"].filter(accepted).combine_chunks()
+    decided = {
+        "verdict": pc.if_else(stays, ACCEPTED, OVER_LABEL_SHARE),
+        "reason": pc.coalesce(pa.array(found, pa.string()), reasons),
+    }
+    for name, values in decided.items():
+        column = pc.replace_with_mask(verdicts[name].combine_chunks(), accepted, values)
+        verdicts = verdicts.set_column(VERDICTS.get_field_index(name), VERDICTS.field(name), column)
+    return verdicts.combine_chunks(), rationales.filter(stays).combine_chunks()
 
 
 def _reason(row: Mapping[str, Any], problem: Problem) -> str:

@@ -17,7 +17,11 @@ UNPARSABLE = "unparsable"
 TRUNCATED = "truncated"
 VERIFIER_TIMEOUT = "verifier_timeout"
 TOO_SHORT = "too_short"
+TOO_LONG = "too_long"
+LEAKED = "leaked"
+NEAR_DUPLICATE = "near_duplicate"
 OVER_CAP = "over_cap"
+OVER_LABEL_SHARE = "over_label_share"
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ def answer_text(problem: Problem) -> str:
     return problem.answer
 
 
+def answer_class(answer: str, answer_kind: str) -> str:
+    """The same for right answers that differ in their spelling only."""
+    return normal_text(answer) if answer_kind in ("text", "label") else answer
+
+
 def classes(problems: Sequence[Problem]) -> bool:
     """Whether the answers come from a small fixed set (kinds ``choice`` and ``label``)."""
     return bool(problems) and all(p.answer_kind in ("choice", "label") for p in problems)

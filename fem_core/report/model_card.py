@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fem_core.config import SchemeConfig
+from fem_core.config import FilterConfig, SchemeConfig
 from fem_core.errors import FemError
 from fem_core.report.summary import HEADERS, cells, notes, summarise
 from fem_core.sample.schemes import plan_of
@@ -153,8 +153,12 @@ def _method(config: Mapping[str, Any], checkpoint: Manifest) -> list[str]:
     sample, did = config["sample"], checkpoint.step.config
     train, scheme = did["train"], SchemeConfig.model_validate(config["scheme"])
     plan = ", then ".join(f"{stage.kind} prompt × {stage.budget}" for stage in plan_of(scheme).stages)
+    hint = config["prompts"].get("hint", "answer")
+    filters = FilterConfig.model_validate(config["filter"]).model_dump(exclude_defaults=True)
     return [
         f"- scheme: {_SCHEMES[scheme.name]} ({plan}); keeps {'the first' if scheme.keep == 'first' else 'every'} accepted draw",
+        *([f"- hint of the hinted prompt: {hint}"] if hint != "answer" and "hinted" in plan_of(scheme).kinds else []),
+        *(["- filters: " + ", ".join(f"{name} {value}" for name, value in filters.items())] if filters else []),
         f"- sampling: temperature {sample['temperature']}, top_p {sample['top_p']}, at most {sample['max_tokens']} tokens",
         f"- training: {train['method']}, from the {train['init']} checkpoint, learning rate {did['learning_rate']:.3g} in "
         f"this iteration, {train['epochs']:g} epochs, batches of {train['batch_size']}; {checkpoint.stats['rationales']} "

@@ -31,6 +31,16 @@ def written(tmp_path: Path, data: object) -> Path:
         ({**SMALL, "prompts": {"plain": "{question} {answer}"}}, "must not contain {answer}"),
         ({**SMALL, "prompts": {"sample_exemplars": 1}}, "1 exemplars are asked for, but prompts.exemplars holds 0"),
         ({**SMALL, "train": {"batch_size": 12, "micro_batch_size": 8}}, "not a multiple of micro_batch_size"),
+        (
+            {**SMALL, "filter": {"min_rationale_words": 9, "max_rationale_words": 8}},
+            "max_rationale_words 8 is below min_rationale_words 9, so nothing could be kept",
+        ),
+        ({**SMALL, "filter": {"near_duplicate": 0}}, "filter.near_duplicate: Input should be greater than 0"),
+        (
+            {**SMALL, "filter": {"label_balance": 0.5}},
+            "filter.label_balance: Input should be greater than or equal to 1",
+        ),
+        ({**SMALL, "filter": {"leak": "drop"}}, "filter.leak: Input should be 'keep', 'mark' or 'reject' (got 'drop')"),
         ({"problems": {"source": "table", "test": 5}}, "name either problems.path"),
         ({"problems": {"source": "table", "path": "a.jsonl"}}, "say where the test problems come from"),
         ({}, "problems is missing; add it."),

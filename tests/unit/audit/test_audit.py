@@ -523,6 +523,18 @@ def give_prompts(made: Store, config: RunConfig, tmp_path: Path) -> None:
     forge_on(made)
 
 
+def test_verdicts_of_every_filter_are_derived_again(tmp_path: Path, examine: Any) -> None:
+    filters = {"max_rationale_words": 60, "leak": "mark", "near_duplicate": 0.95, "label_balance": 1.5}
+    store = Store.open(str(tmp_path / "root"))
+    make_run(store, made_config(filter=filters))
+    stats = manifest_of(store, f"{FIRST}/rationales").stats
+    assert stats["verdicts"]["near_duplicate"] and "marked_leaks" in stats
+    assert examine(store, deep=True).broken == ()
+    edit_rows(store, f"{FIRST}/verdicts", lambda rows: rows[0].update(verdict="leaked"))
+    forge_on(store)
+    assert any("derived again" in finding.what for finding in examine(store, deep=True).broken)
+
+
 def test_hints_among_candidates_are_rendered_again_with_the_runs_seed(tmp_path: Path, examine: Any) -> None:
     store, config = Store.open(str(tmp_path / "root")), made_config(prompts={"hint": "candidates"}, seed=5)
     make_run(store, config)

@@ -79,6 +79,70 @@ def test_the_filters_have_verdicts_of_their_own() -> None:
     assert result.rationales.column("attempt").to_pylist() == [0, 1]
 
 
+def test_every_filter_has_its_verdict_and_a_reason_in_words() -> None:
+    a, b, c, d, e = sorted(PROBLEMS[1:6], key=lambda problem: problem.problem_id)
+    said = [
+        (a, 0, "Doubling one number gives two."),
+        (a, 1, "One and one more is two."),
+        (b, 0, "Since we are told that the correct answer is this we only have to show it."),
+        (c, 0, "It is six."),
+        (d, 0, "Twice the number is the sum of it and itself because doubling means just that and nothing else here."),
+        (e, 0, "doubling one number gives two!"),
+    ]
+    config = FilterConfig(
+        min_rationale_words=4, max_rationale_words=18, leak="reject", near_duplicate=0.9, max_per_problem=1
+    )
+    result = filtered([attempt(p, n, f"{text}\nAnswer: {p.answer}", "accepted") for p, n, text in said], config)
+    assert [(row["verdict"], row["reason"]) for row in result.verdicts.to_pylist()] == [
+        ("accepted", f"answered {a.answer!r}"),
+        ("over_cap", "the problem already has 1 rationales"),
+        ("leaked", "speaks of a given answer: 'told that the correct answer'"),
+        ("too_short", "3 words before the answer line, at least 4 wanted"),
+        ("too_long", "19 words before the answer line, at most 18 wanted"),
+        ("near_duplicate", f"repeats attempt 0 of problem {a.problem_id} (similarity 1.00)"),
+    ]
+    assert sum(result.stats["verdicts"].values()) == result.verdicts.num_rows == len(said)
+    assert "marked_leaks" not in result.stats
+
+
+def test_a_marked_leak_stays_and_says_so() -> None:
+    told = "Since we are told that the correct answer is 4 we only have to show it.\nAnswer: 4"
+    rows = [attempt(PROBLEMS[2], 0, told, "accepted"), attempt(PROBLEMS[1], 0, "One more.\nAnswer: 2", "accepted")]
+    kept, marked = filtered(rows), filtered(rows, FilterConfig(leak="mark"))
+    assert kept.rationales.equals(marked.rationales) and marked.stats["marked_leaks"] == 1
+    reasons = [row["reason"] for row in marked.verdicts.to_pylist() if row["problem_id"] == PROBLEMS[2].problem_id]
+    assert reasons == ["answered '4', and speaks of a given answer: 'told that the correct answer'"]
+
+
+def test_what_a_cap_rejects_is_repeated_by_nothing() -> None:
+    """A rationale that is not kept leaves room for another problem's that says the same."""
+    first, second = sorted(PROBLEMS[1:3], key=lambda problem: problem.problem_id)
+    rows = [
+        attempt(first, 0, f"Here we count on our fingers.\nAnswer: {first.answer}", "accepted"),
+        attempt(first, 1, f"Twice a number is an even number.\nAnswer: {first.answer}", "accepted"),
+        attempt(second, 0, f"Twice a number is an even number.\nAnswer: {second.answer}", "accepted"),
+    ]
+    result = filtered(rows, FilterConfig(near_duplicate=0.8, max_per_problem=1))
+    assert result.verdicts.column("verdict").to_pylist() == ["accepted", "over_cap", "accepted"]
+
+
+def test_frequent_answers_are_cut_to_their_share_and_both_tables_agree() -> None:
+    problems = [make_problem(f"Rate {n}.", "4" if n < 30 else "1", "number") for n in range(40)]
+    rows = [attempt(p, 0, f"Because of {n}.\nAnswer: {p.answer}", "accepted") for n, p in enumerate(problems)]
+    rows.append(attempt(problems[0], 1, "hm", "unparsable"))
+    result = filtered(rows, FilterConfig(label_balance=1.5), problems)
+    assert result.stats["verdicts"] == {"accepted": 25, "over_label_share": 15, "unparsable": 1}
+    assert result.stats["problems_accepted"] == 25
+    accepted = [(r["problem_id"], r["attempt"]) for r in result.verdicts.to_pylist() if r["verdict"] == "accepted"]
+    assert accepted == [(r["problem_id"], r["attempt"]) for r in result.rationales.to_pylist()]
+    reasons = {row["reason"] for row in result.verdicts.to_pylist() if row["verdict"] == "over_label_share"}
+    assert reasons == {"one of 30 rationales with the answer '4', of which 15 are kept: 1.5 times the 10 with '1'"}
+    again = filtered(rows[::-1], FilterConfig(label_balance=1.5), problems)
+    assert again.verdicts.equals(result.verdicts) and again.rationales.equals(result.rationales)
+    assert {column.num_chunks for table in (again.verdicts, again.rationales) for column in table.columns} == {1}
+    assert filtered([], FilterConfig(label_balance=1.5, near_duplicate=0.5)).verdicts.num_rows == 0
+
+
 def test_the_order_of_parts_changes_nothing() -> None:
     rows = [attempt(p, n, f"r{n}\nAnswer: 2", "accepted") for p in PROBLEMS[:9] for n in range(2)]
     one = filtered(rows)
@@ -147,7 +211,7 @@ def test_how_many_rows_are_decided_on_at_a_time_changes_nothing(monkeypatch: pyt
         for i, problem in enumerate(PROBLEMS)
         for n in range(3)
     ]
-    config = FilterConfig(max_per_problem=1)
+    config = FilterConfig(max_per_problem=1, near_duplicate=0.9, label_balance=1.2, leak="mark")
     whole = filtered(rows, config)
     monkeypatch.setattr(rationales, "_BATCH", 7)
     pieces = filtered(rows[::-1], config)

@@ -178,6 +178,13 @@ def test_the_card_says_what_the_records_say(tmp_path: Path) -> None:
     assert "Full fine-tuning" in body and "LoRA" not in body
 
 
+def test_the_card_names_the_hint_and_the_filters_that_are_not_the_papers(tmp_path: Path) -> None:
+    _, body, _ = card_of(tmp_path)
+    assert "- filters" not in body and "- hint" not in body
+    _, body, _ = card_of(tmp_path, prompts={"hint": "candidates"}, filter={"leak": "mark", "max_rationale_words": 50})
+    assert "- hint of the hinted prompt: candidates" in body and "- filters: max_rationale_words 50, leak mark" in body
+
+
 def test_a_later_iteration_is_no_part_of_an_earlier_ones_card(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     make_run(store)

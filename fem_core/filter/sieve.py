@@ -1,0 +1,95 @@
+"""The filters in their order: what a right answer's attempt must pass to become a rationale.
+
+Contract: attempts come one by one in the order of problem id and attempt; each gets ``accepted`` or the verdict of the
+first filter that objects, with its reason in words. What a filter compares with is what all of them have kept so far.
+A filter that needs all kept rationales at once comes after these (``label_share``).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fem_core.config import FilterConfig, PromptsConfig
+from fem_core.filter.leak import Leaks
+from fem_core.filter.near_duplicates import NearDuplicates
+from fem_core.filter.verdict import ACCEPTED, LEAKED, NEAR_DUPLICATE, OVER_CAP, TOO_LONG, TOO_SHORT
+from fem_core.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An attempt whose answer is right."""
+
+    number: int
+    """Its row among the attempts."""
+    problem: Problem
+    rationale: str
+    """What stands before the answer line."""
+    text: str
+    """Rationale and answer line, in training form."""
+    answer: str
+    """The parsed answer."""
+
+
+class Sieve:
+    """The filters of one iteration, with what they remember."""
+
+    def __init__(
+        self, config: FilterConfig, prompts: PromptsConfig, texts: Iterable[str], name_of: Callable[[int], str]
+    ) -> None:
+        """
+        Args:
+            texts: of all attempts with the right answer; read only where near duplicates are looked for.
+            name_of: names the attempt in a row, for reasons.
+        """
+        self.marked = 0
+        """Kept rationales whose reason says that they speak of having been given the answer."""
+        self._config = config
+        self._leaks = Leaks(prompts)
+        self._near = None if config.near_duplicate is None else NearDuplicates(config.near_duplicate, texts)
+        self._name_of = name_of
+        self._kept: Counter[str] = Counter()
+        self._filters: tuple[tuple[str, Callable[[Draft], str | None]], ...] = (
+            (TOO_SHORT, self._too_short),
+            (TOO_LONG, self._too_long),
+            (LEAKED, self._leaked),
+            (NEAR_DUPLICATE, self._repeats),
+            (OVER_CAP, self._over_cap),
+        )
+
+    def decide(self, draft: Draft) -> tuple[str, str]:
+        """Verdict and reason; what is accepted is remembered."""
+        for verdict, objection in self._filters:
+            reason = objection(draft)
+            if reason is not None:
+                return verdict, reason
+        if self._config.max_per_problem is not None:
+            self._kept[draft.problem.problem_id] += 1
+        if self._near is not None:
+            self._near.keep(draft.number, draft.rationale)
+        reason = f"answered {draft.answer!r}"
+        if self._config.leak == "mark" and (found := self._leaks.find(draft.rationale, draft.problem)):
+            self.marked += 1
+            reason += f", and {found}"
+        return ACCEPTED, reason
+
+    def _too_short(self, draft: Draft) -> str | None:
+        words, least = len(draft.rationale.split()), self._config.min_rationale_words
+        return f"{words} words before the answer line, at least {least} wanted" if words < least else None
+
+    def _too_long(self, draft: Draft) -> str | None:
+        words, most = len(draft.rationale.split()), self._config.max_rationale_words
+        too_long = most is not None and words > most
+        return f"{words} words before the answer line, at most {most} wanted" if too_long else None
+
+    def _leaked(self, draft: Draft) -> str | None:
+        return self._leaks.find(draft.rationale, draft.problem) if self._config.leak == "reject" else None
+
+    def _repeats(self, draft: Draft) -> str | None:
+        found = None if self._near is None else self._near.repeated(draft.rationale)
+        return None if found is None else f"repeats {self._name_of(found[0])} (similarity {found[1]:.2f})"
+
+    def _over_cap(self, draft: Draft) -> str | None:
+        most = self._config.max_per_problem
+        full = most is not None and self._kept[draft.problem.problem_id] >= most
+        return f"the problem already has {most} rationales" if full else None
