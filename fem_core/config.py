@@ -333,7 +333,7 @@ class TrainConfig(Section):
     """Sequences per forward pass and device; the rest is gradient accumulation."""
     max_length: int | None = Field(None, ge=16)
     """Longest training sequence, tokens; by default what the longest row needs. A longer row is refused, never cut."""
-    order: Literal["shuffled", "by_length"] = "shuffled"
+    order: Literal["shuffled", "by_length"] = Field("shuffled", json_schema_extra=ADDED)
     """``by_length`` puts rows of about the same length into one batch, which saves padding and shuffles less."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
