@@ -21,7 +21,7 @@ One YAML file says a whole run; `fem run FILE --set section.field=value` overrid
 Fields marked *place* say where or how wide a run executes: they take no part in the configuration's digest, so a run
 may continue with other values of them. Everything else is fixed for a run's life.
 
-This page is written by `make docs` from the docstrings in `fem_core/config.py`.
+This page is written by `make docs` from the docstrings in `fem_core/config.py` and `fem_core/config_problems.py`.
 """
 
 
@@ -83,7 +83,7 @@ def _type(annotation: typing.Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(a) for a in arguments if a is not type(None))
+        return " or ".join(dict.fromkeys(_type(a) for a in arguments if a is not type(None)))
     if origin is typing.Annotated:
         return _type(arguments[0])
     if origin in (list, tuple):
@@ -110,7 +110,7 @@ def main() -> None:
     page = render()
     if "--check" in sys.argv[1:]:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-            sys.exit("docs/configuration.md has drifted from fem_core/config.py. Run `make docs`.")
+            sys.exit("docs/configuration.md has drifted from the configuration's docstrings. Run `make docs`.")
         return
     PAGE.write_text(page, encoding="utf-8")
 

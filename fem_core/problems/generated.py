@@ -16,7 +16,7 @@ import io
 from collections import Counter
 from typing import Any
 
-from fem_core.config import ReasoningGymProblems
+from fem_core.config_problems import ReasoningGymProblems
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
 from fem_core.problems import lossless

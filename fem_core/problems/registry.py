@@ -5,10 +5,11 @@ was left out on the way is said in ``notes``. The same configuration, seed and f
 in the same order.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fem_core.config import ReasoningGymProblems, TableProblems
+from fem_core.config_problems import SOURCES, Problems
 from fem_core.errors import FemError
 from fem_core.problems.problem import Problem, question_identity
 
@@ -27,20 +28,14 @@ class ProblemSet:
     """What was left out and why, in sentences."""
 
 
-def load(config: ReasoningGymProblems | TableProblems, seed: int) -> ProblemSet:
+def load(config: Problems, seed: int) -> ProblemSet:
     """Read or generate the problems of a run and check them.
 
     Raises:
         FemError: the source cannot be read, a side is empty, or train and test share questions or groups.
     """
-    if isinstance(config, ReasoningGymProblems):
-        from fem_core.problems import generated
-
-        found = generated.load(config, seed)
-    else:
-        from fem_core.problems import table
-
-        found = table.load(config, seed)
+    module = importlib.import_module(f"fem_core.problems.{SOURCES[config.source]}")
+    found: ProblemSet = module.load(config, seed)
     return check(found)
 
 
