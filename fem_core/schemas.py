@@ -24,10 +24,19 @@ PROBLEMS = pa.schema(
             "choices", pa.list_(pa.string()), "Texts of the choices A, B, C …; null where the answer is free.", True
         ),
         _column("answer", pa.string(), "y*: a letter where there are choices."),
-        _column("answer_kind", pa.string(), "text, number, choice, label or reasoning_gym: how answers are compared."),
+        _column(
+            "answer_kind",
+            pa.string(),
+            "text, number, choice, label, rating, math or reasoning_gym: how answers are compared.",
+        ),
         _column("rationale", pa.string(), "A gold rationale, where the source has one.", True),
         _column("group", pa.string(), "Rows of one group are never on both sides of the split."),
-        _column("verifier", pa.string(), "JSON that the source's own verifier needs to score an answer.", True),
+        _column(
+            "verifier",
+            pa.string(),
+            "JSON that scoring an answer needs: the scorer's record, or a rating's scale.",
+            True,
+        ),
     ]
 )
 

@@ -6,6 +6,7 @@ this one.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,17 @@ def problems_of(numbers: range) -> list[Problem]:
     return [make_problem(f"What is {n} + {n + 1}?", str(2 * n + 1), "number") for n in numbers]
 
 
-def make_run(store: Store, config: RunConfig | None = None, iterations: int | None = None) -> list[Manifest]:
+def make_run(
+    store: Store,
+    config: RunConfig | None = None,
+    iterations: int | None = None,
+    make: Callable[[range], list[Problem]] | None = None,
+) -> list[Manifest]:
     """Write the run; its manifests in the order in which they were committed.
 
     Args:
         iterations: stop after so many, as a run that was killed; all by default.
+        make: problems whose answers are whole numbers above 0; ``problems_of`` by default.
     """
     config = config or made_config()
     name, made = config.name or "made", []
@@ -61,7 +68,8 @@ def make_run(store: Store, config: RunConfig | None = None, iterations: int | No
         made.append(store.commit(todo.manifest(files, step.now(), stats=stats, **more)))
         return made[-1]
 
-    sides = {"train": problems_of(range(10)), "test": problems_of(range(100, 104))}
+    make = make or problems_of
+    sides = {"train": make(range(10)), "test": make(range(100, 104))}
     source = (InputRef(role="sums.jsonl", artifact="sums.jsonl", digest="5" * 64),)
     split: dict[str, Manifest] = {}
     for side, problems in sides.items():

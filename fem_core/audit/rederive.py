@@ -140,10 +140,11 @@ class Rederiver:
             if again.verdict == VERIFIER_TIMEOUT:
                 undecided += 1
             elif (again.verdict, again.answer) != (row["verdict"], row["answer"]):
+                scorer = "math-verify" if problem.answer_kind == "math" else "reasoning-gym"
                 yield _broken(
                     manifest,
                     name,
-                    f"verdict of {what}, judged again{_other_versions(manifest, 'reasoning-gym')}",
+                    f"verdict of {what}, judged again{_other_versions(manifest, scorer)}",
                     f"{row['verdict']} ({row['answer']!r})",
                     f"{again.verdict} ({again.answer!r})",
                 )

@@ -1,7 +1,8 @@
 """From a completion to ŷ, and from ŷ and y* to right or wrong.
 
 Contract: the last line of the form ``Answer: …`` that holds an answer wins; markup around it does not matter. What
-cannot be an answer of the problem's kind (no existing letter, no number) is None: *unparsable*, which is not *wrong*.
+cannot be an answer of the problem's kind (no existing letter, no number, no rating of the scale) is None: *unparsable*,
+which is not *wrong*.
 y* written on an answer line parses back to itself. Every pattern is bounded or anchored, so time is linear in the
 text: completions are untrusted.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fem_core.problems.numbers import parse_number, same_number, write_number
 from fem_core.problems.problem import LETTERS, Problem
+from fem_core.problems.ratings import parse_rating, scale_of
 
 if TYPE_CHECKING:
     from fem_core.problems.verifier import Verifier
@@ -80,16 +82,20 @@ def is_correct(answer: str, problem: Problem, verifier: "Verifier | None" = None
     """Whether a parsed answer counts as y*.
 
     Raises:
-        VerifierTimeout: kind ``reasoning_gym``, and the scorer took too long.
-        FemError: kind ``reasoning_gym``, and the scorer cannot run.
+        VerifierTimeout: kind ``reasoning_gym`` or ``math``, and the scorer took too long.
+        FemError: kind ``reasoning_gym`` or ``math``, and the scorer cannot run.
     """
     if problem.answer_kind == "reasoning_gym":
         return _verified(answer, problem, verifier)
+    if problem.answer_kind == "math":
+        return _same_formula(answer, problem, verifier)
     if problem.answer_kind == "number":
         given, gold = parse_number(answer), parse_number(problem.answer)
         return given is not None and gold is not None and same_number(given, gold)
     if problem.answer_kind == "choice":
         return answer.strip().upper() == problem.answer
+    if problem.answer_kind == "rating":
+        return answer.strip() == problem.answer
     return normal_text(answer) == normal_text(problem.answer)
 
 
@@ -104,8 +110,8 @@ def answer_class(answer: str, answer_kind: str) -> str:
 
 
 def classes(problems: Sequence[Problem]) -> bool:
-    """Whether the answers come from a small fixed set (kinds ``choice`` and ``label``)."""
-    return bool(problems) and all(p.answer_kind in ("choice", "label") for p in problems)
+    """Whether the answers come from a small fixed set (kinds ``choice``, ``label`` and ``rating``)."""
+    return bool(problems) and all(p.answer_kind in ("choice", "label", "rating") for p in problems)
 
 
 def majority_baseline(train: Sequence[Problem], test: Sequence[Problem]) -> float | None:
@@ -152,7 +158,7 @@ def _value(line: str) -> str | None:
 
 
 def _normal(value: str, problem: Problem) -> str | None:
-    if value == problem.answer and problem.answer_kind in ("text", "reasoning_gym"):
+    if value == problem.answer and problem.answer_kind in ("text", "reasoning_gym", "math"):
         return value
     value = _unwrap(value)
     if problem.answer_kind == "choice":
@@ -160,9 +166,12 @@ def _normal(value: str, problem: Problem) -> str | None:
     if problem.answer_kind == "number":
         number = parse_number(value.strip(_TRAILING) if value[:1] != "." else value.rstrip(_TRAILING))
         return None if number is None else write_number(number)
+    if problem.answer_kind == "rating":
+        rating = parse_rating(value, *scale_of(problem.verifier or ""))
+        return None if rating is None else str(rating)
     if problem.answer_kind == "label":
         return normal_text(value) or None
-    if problem.answer_kind == "text":
+    if problem.answer_kind in ("text", "math"):
         return value.rstrip(".,;: ") or value or None
     return value or None
 
@@ -231,3 +240,12 @@ def _verified(answer: str, problem: Problem, verifier: "Verifier | None") -> boo
     threshold = float(json.loads(problem.verifier)["threshold"])
     readings = dict.fromkeys((answer, answer.rstrip(_TRAILING), _unwrap(answer.rstrip(_TRAILING))))
     return any(verifier.score(problem.verifier, reading).value >= threshold - 1e-9 for reading in readings if reading)
+
+
+def _same_formula(answer: str, problem: Problem, verifier: "Verifier | None") -> bool:
+    """The same text but for blanks and markup, or the same value in the scorer's eyes."""
+    if "".join(answer.split()) in {"".join(text.split()) for text in (problem.answer, _unwrap(problem.answer))}:
+        return True
+    if verifier is None or problem.verifier is None:
+        raise ValueError("a problem of kind math is judged with a Verifier and its own verifier record")
+    return verifier.score(problem.verifier, answer).value == 1.0

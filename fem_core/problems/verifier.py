@@ -1,10 +1,11 @@
-"""reasoning-gym's scorers in one killable child process.
+"""reasoning-gym's scorers, and math-verify, in one killable child process.
 
 Contract: an answer is scored within its time limit or ``VerifierTimeout`` is raised and the child is gone; a scorer
 that raises scores 0 with the reason. Model answers are untrusted text. Three fences stand before them: generators whose
-scorers evaluate text take digits and arithmetic signs only (``EVALUATING``) or are refused (``REFUSED``); the child has
-no environment worth reading, small resource limits and an audit hook that stops processes, sockets and writes; and
-nothing but JSON lines passes between the two, so a child cannot make its parent run anything.
+scorers evaluate text take digits and arithmetic signs only (``EVALUATING``) or are refused (``REFUSED``), and
+math-verify reads LaTeX only, since its reader of plain expressions evaluates them; the child has no environment worth
+reading, small resource limits and an audit hook that stops processes, sockets and writes; and nothing but JSON lines
+passes between the two, so a child cannot make its parent run anything.
 
 The child (``python -m fem_core.problems.verifier``) ends when its standard input does, so it does not outlive its
 parent.
@@ -59,8 +60,24 @@ REFUSED: dict[str, str] = {
 """Generators that cannot be fenced, and why. tests/unit/problems/test_verifier.py searches the installed package for
 others."""
 
+MATH = "math"
+"""What ``source`` says in the record of a problem that math-verify judges."""
+
+_LONGEST_FORMULA = 1000
+"""Characters of an answer that math-verify is asked about; longer ones score 0 with the reason ``too long``."""
+
 _START_LIMIT = 120.0
-"""Seconds for the child to import reasoning-gym, or to set up one generator."""
+"""Seconds for the child to import reasoning-gym, or to set up one generator or math-verify."""
+
+
+def math_record(gold: str, time_limit: float) -> str:
+    """The ``verifier`` column of a problem whose answer is a formula.
+
+    Args:
+        gold: y* in LaTeX, without dollar signs.
+        time_limit: seconds that a comparison may take.
+    """
+    return lossless.dumps({"source": MATH, "gold": gold, "time_limit": time_limit})
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,8 @@ class Verifier:
             FemError: the child cannot start, or dies again after a restart.
         """
         data = lossless.loads(record)
+        if data["source"] == MATH:
+            return Score(0.0, "too long") if len(answer) > _LONGEST_FORMULA else self._decided(record, data, answer)
         if data["dataset"] in REFUSED:
             raise FemError(
                 f"The generator {data['dataset']} is refused: {REFUSED[data['dataset']]}. Choose another one."
@@ -115,6 +134,10 @@ class Verifier:
         fence = EVALUATING.get(data["dataset"])
         if fence is not None and not fence(answer):
             return Score(0.0, "refused characters")
+        return self._decided(record, data, answer)
+
+    def _decided(self, record: str, data: dict[str, Any], answer: str) -> Score:
+        """The child's score; a child that dies is replaced, and asked about y* before the answer is blamed."""
         with self._lock:
             try:
                 return self._score(record, data, answer)
@@ -125,10 +148,10 @@ class Verifier:
             except _ChildDied:
                 pass
             try:
-                self._score(record, data, str(data["entry"]["answer"]))
+                self._score(record, data, data["gold"] if data["source"] == MATH else str(data["entry"]["answer"]))
             except (_ChildDied, VerifierTimeout) as error:
                 raise FemError(
-                    f"The verifier's process died three times in a row on problems of {data['dataset']}. "
+                    f"The verifier's process died three times in a row on problems of {_named(data)}. "
                     "Check the machine's memory, and that reasoning_gym can be imported."
                 ) from error
             return Score(0.0, "the scorer's process died on this answer, twice")
@@ -136,13 +159,17 @@ class Verifier:
     def _score(self, record: str, data: dict[str, Any], answer: str) -> Score:
         limit = float(data["time_limit"])
         self._start()
-        generator = lossless.dumps([data["dataset"], data["params"]])
+        generator = lossless.dumps(None if data["source"] == MATH else [data["dataset"], data["params"]])
         if generator not in self._prepared:
             reply = self._ask({"prepare": generator}, _START_LIMIT)
             if "error" in reply:
+                package = (
+                    "math-verify is installed"
+                    if data["source"] == MATH
+                    else ("the installed reasoning_gym is the one that made these problems")
+                )
                 raise FemError(
-                    f"The scorer of {data['dataset']} cannot be set up: {reply['error']}. Check that the installed "
-                    "reasoning_gym is the one that made these problems."
+                    f"The scorer of {_named(data)} cannot be set up: {reply['error']}. Check that {package}."
                 )
             self._prepared.add(generator)
         reply = self._ask({"generator": generator, "record": record, "answer": answer, "limit": limit}, limit)
@@ -227,6 +254,10 @@ class Verifier:
         return reply
 
 
+def _named(data: dict[str, Any]) -> str:
+    return "math-verify" if data["source"] == MATH else str(data["dataset"])
+
+
 def _serve() -> None:
     """The child: one JSON line in, one out, until standard input ends."""
     replies = os.fdopen(os.dup(1), "wb")
@@ -246,27 +277,44 @@ def _serve() -> None:
         return
     _fence_in()
     reply({"ready": True})
-    datasets: dict[str, Any] = {}
+    scorers: dict[str, Callable[[str, dict[str, Any]], float]] = {}
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if "prepare" in request:
-            name, params = lossless.loads(request["prepare"])
+            wanted = lossless.loads(request["prepare"])
             try:
-                datasets[request["prepare"]] = factory.create_dataset(name, seed=0, size=10, **params)
+                scorers[request["prepare"]] = _math_scorer() if wanted is None else _generator_scorer(factory, *wanted)
                 reply({})
             except Exception as error:  # noqa: BLE001 - the library may raise anything
                 reply({"error": f"{type(error).__name__}: {error}"})
             continue
-        entry = lossless.loads(request["record"])["entry"]
+        record = lossless.loads(request["record"])
         # Should the parent be gone, nobody else ends a scorer that hangs: SIGALRM's default action does.
         signal.setitimer(signal.ITIMER_REAL, request["limit"] + 2)
         try:
-            score = float(datasets[request["generator"]].score_answer(request["answer"], entry))
+            score = scorers[request["generator"]](request["answer"], record)
             reason = None if math.isfinite(score) else f"the scorer gave {score}"
         except Exception as error:  # noqa: BLE001 - a scorer may raise anything on a model's answer
             score, reason = 0.0, f"{type(error).__name__}: {str(error)[:200]}"
         signal.setitimer(signal.ITIMER_REAL, 0)
         reply({"score": min(max(score, 0.0), 1.0) if reason is None else 0.0, "reason": reason})
+
+
+def _generator_scorer(factory: Any, name: str, params: dict[str, Any]) -> Callable[[str, dict[str, Any]], float]:
+    dataset = factory.create_dataset(name, seed=0, size=10, **params)
+    return lambda answer, record: float(dataset.score_answer(answer, record["entry"]))
+
+
+def _math_scorer() -> Callable[[str, dict[str, Any]], float]:
+    """math-verify on LaTeX, without its own time limits: the parent has one."""
+    library = importlib.import_module("math_verify")
+    reading = (library.LatexExtractionConfig(boxed_match_priority=0),)
+
+    def parsed(text: str) -> Any:
+        boxed = f"\\boxed{{{text.replace('$', '')}}}"
+        return library.parse(boxed, extraction_config=reading, parsing_timeout=None)
+
+    return lambda answer, record: float(library.verify(parsed(record["gold"]), parsed(answer), timeout_seconds=None))
 
 
 _FORBIDDEN = (

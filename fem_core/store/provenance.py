@@ -30,6 +30,7 @@ _PACKAGES = (
     "prefect",
     "s3fs",
     "reasoning-gym",
+    "math-verify",
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from made_run import made_config, make_run, problems_of
 from fem_core import preview
 from fem_core.config import PromptsConfig, RunConfig
 from fem_core.filter.rationales import filter_attempts
-from fem_core.problems.problem import from_table, make_problem, to_table
+from fem_core.problems.problem import Problem, from_table, make_problem, to_table
+from fem_core.problems.ratings import scale_record
+from fem_core.problems.verifier import math_record
 from fem_core.prompts import ChatTokens, messages
 from fem_core.store import fork, layout, tables
 from fem_core.store.store import Store
@@ -463,6 +466,36 @@ def test_figures_that_the_tables_do_not_give_are_counted_again(made: Store, exam
         ("stats.problems_accepted, counted again", "1", "10"),
         ("stats.utilization, counted again", "0.5", "1.0"),
     ]
+
+
+def ratings_of(numbers: range) -> list[Problem]:
+    return [make_problem(f"Rate {n}.", str(1 + n % 5), "rating", verifier=scale_record(0, 5)) for n in numbers]
+
+
+def formulas_of(numbers: range) -> list[Problem]:
+    return [make_problem(f"${n} + 1$?", str(n + 1), "math", verifier=math_record(str(n + 1), 20.0)) for n in numbers]
+
+
+@pytest.mark.parametrize("make", [ratings_of, formulas_of])
+def test_verdicts_on_ratings_and_formulas_are_judged_again(
+    tmp_path: Path, examine: Any, make: Callable[[range], list[Problem]]
+) -> None:
+    if make is formulas_of:
+        pytest.importorskip("math_verify", reason="math-verify is not installed")
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, make=make)
+    result = examine(store, deep=True)
+    assert result.broken == () and sum(row.rederived for row in result.checked) == 12
+
+    def accept(rows: list[dict[str, Any]]) -> None:
+        next(row for row in rows if row["verdict"] == "wrong_answer").update(verdict="accepted")
+
+    edit_rows(store, f"{FIRST}/attempts", accept)
+    forge_on(store)
+    found = next(
+        finding for finding in examine(store, deep=True).broken if finding.what.startswith("verdict of attempt")
+    )
+    assert (found.recorded, found.found) == ("accepted ('0')", "wrong_answer ('0')")
 
 
 def test_an_attempt_that_the_verifier_did_not_decide_is_a_note(made: Store, examine: Any) -> None:
