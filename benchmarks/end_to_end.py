@@ -32,7 +32,7 @@ import yaml
 
 from benchmarks.costs import Outcome, of_baseline, of_fem
 from benchmarks.flops import peak
-from fem_core.config import RunConfig, TableProblems, load_config
+from fem_core.config import ReasoningGymProblems, RunConfig, load_config
 from fem_core.digest import digest
 from fem_core.model import default_cache, resolve_model
 from fem_core.store.store import Store
@@ -61,7 +61,7 @@ def configured(chosen: argparse.Namespace, scheme: str, seed: int) -> RunConfig:
     config = load_config(chosen.config, [*settings, *chosen.set], name="end-to-end")
     source = str(resolve_model(config.model, default_cache()).path)
     changed = {"seed": config.seed + seed, "model": config.model.model_copy(update={"source": source})}
-    if isinstance(config.problems, TableProblems):
+    if not isinstance(config.problems, ReasoningGymProblems):
         paths = {name: getattr(config.problems, name) for name in ("path", "test_path")}
         absolute = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
         changed["problems"] = config.problems.model_copy(update=absolute)

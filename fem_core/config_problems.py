@@ -1,9 +1,10 @@
 """The section ``problems``: where (x, y*) come from, one class per kind of source.
 
-Contract: ``source`` says which class a section is.
+Contract: ``source`` says which class a section is. The published sets are read from the hub unless a local copy is named,
+and what the hub calls them is filled in only then: a run on a local copy does not claim to have read the hub.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -92,8 +93,204 @@ class TableProblems(Section):
         return self
 
 
-Problems = Annotated[ReasoningGymProblems | TableProblems, Field(discriminator="source")]
+class PublishedProblems(Section):
+    """What the published sets share."""
+
+    HUB: ClassVar[dict[str, Any]] = {}
+    """Name, configuration and splits on the hub."""
+
+    source: str
+    """Which problem set this is."""
+    path: str | None = Field(None, json_schema_extra=PLACE)
+    """A local copy (``.jsonl``, ``.json``, ``.csv``, ``.parquet``, each also ``.gz`` where text), read instead of the hub."""
+    test_path: str | None = Field(None, json_schema_extra=PLACE)
+    """A second file that holds the test problems; without it, ``test`` problems are split off by group."""
+    hub: str | None = None
+    """The data set's name on the hub; that of the set by default, where no ``path`` is named."""
+    hub_config: str | None = None
+    """The data set's configuration on the hub; that of the set by default."""
+    hub_revision: str | None = None
+    """The data set's git revision; name one, so that the run can be repeated."""
+    train_split: str | None = None
+    """The hub's split to train on; that of the set by default."""
+    test_split: str | None = None
+    """The hub's split to test on; that of the set by default. With null, ``test`` problems are split off by group."""
+    train: int | None = Field(None, ge=1)
+    """At most this many training problems, chosen by the seed; all by default."""
+    test: int | None = Field(None, ge=1)
+    """At most this many test problems, chosen by the seed. Needed when no test file or split is named."""
+    max_characters: int | None = Field(None, ge=1)
+    """Leave out problems whose question, with its choices, has more characters; a note counts them."""
+
+    @classmethod
+    def on_the_hub(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The fields that say where on the hub the set is, for a section with these values."""
+        return cls.HUB
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_the_hub_by_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("path") is not None:
+            return data
+        named = {name: value for name, value in data.items() if not (name == "hub" and value is None)}
+        return cls.on_the_hub(data) | named
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "PublishedProblems":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("name either problems.path (a local file) or problems.hub (a data set's name), not both")
+        if self.path is None and self.test_path is not None:
+            raise ValueError("problems.test_path goes with problems.path, which is not named")
+        if self.hub is not None and self.train_split is None:
+            raise ValueError("name problems.train_split, the hub's split to train on")
+        if self.test_path is None and (self.path is not None or self.test_split is None) and self.test is None:
+            raise ValueError(
+                "say where the test problems come from: problems.test_path beside problems.path, problems.test_split on "
+                "the hub, or problems.test, how many to split off"
+            )
+        return self
+
+
+class HelpSteer2Problems(PublishedProblems):
+    """Human ratings of responses (``nvidia/HelpSteer2``, or HelpSteer in the same form): predict one rating, 0 to 4.
+    All responses to a prompt are on one side."""
+
+    HUB = {"hub": "nvidia/HelpSteer2", "train_split": "train", "test_split": "validation"}
+
+    source: Literal["helpsteer2"]
+    """Which problem set this is."""
+    attribute: Literal["helpfulness", "correctness", "coherence", "complexity", "verbosity"] = "helpfulness"
+    """Which of the five ratings is y*."""
+
+
+class TldrProblems(PublishedProblems):
+    """Human judgements of summaries of posts (``openai/summarize_from_feedback``): which of two is better, or a rating 1
+    to 7. All summaries of a post are on one side."""
+
+    HUB = {"hub": "openai/summarize_from_feedback", "hub_revision": "refs/convert/parquet"}
+
+    source: Literal["tldr"]
+    """Which problem set this is."""
+    form: Literal["comparisons", "axis"] = "comparisons"
+    """``comparisons``: which of two summaries is better, A or B. ``axis``: the rating of one summary, 1 to 7."""
+    axis: Literal["overall", "accuracy", "coverage", "coherence"] = "overall"
+    """Which rating is y*; read with ``form: axis``."""
+    both_orders: bool = False
+    """Ask every pair twice, the second time with the summaries exchanged; read with ``form: comparisons``."""
+
+    @classmethod
+    def on_the_hub(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The two forms are two configurations with splits of their own."""
+        if data.get("form", "comparisons") == "axis":
+            return {**cls.HUB, "hub_config": "axis", "train_split": "validation", "test_split": "test"}
+        return {**cls.HUB, "hub_config": "comparisons", "train_split": "train", "test_split": "validation"}
+
+
+class ChoiceProblems(PublishedProblems):
+    """What the multiple-choice sets share."""
+
+    shuffle: bool = False
+    """Put the choices of each problem in an order that follows from the seed and the problem's content. Choices such as
+    *all of the above* may then stand before others."""
+
+
+class OpenBookQaProblems(ChoiceProblems):
+    """Elementary science, four choices (``allenai/openbookqa``)."""
+
+    HUB = {"hub": "allenai/openbookqa", "hub_config": "main", "train_split": "train", "test_split": "test"}
+
+    source: Literal["openbookqa"]
+    """Which problem set this is."""
+
+
+class ArcProblems(ChoiceProblems):
+    """School science, three to five choices (``allenai/ai2_arc``). On the hub ``hub_config`` chooses between
+    ``ARC-Challenge`` (the default) and ``ARC-Easy``."""
+
+    HUB = {"hub": "allenai/ai2_arc", "hub_config": "ARC-Challenge", "train_split": "train", "test_split": "test"}
+
+    source: Literal["arc"]
+    """Which problem set this is."""
+
+
+class MmluProblems(ChoiceProblems):
+    """Exams in 57 subjects, four choices (``cais/mmlu``). On the hub ``hub_config`` may name one subject."""
+
+    HUB = {"hub": "cais/mmlu", "hub_config": "all", "train_split": "auxiliary_train", "test_split": "test"}
+
+    source: Literal["mmlu"]
+    """Which problem set this is."""
+
+
+class CommonsenseQaProblems(ChoiceProblems):
+    """Everyday knowledge, five choices (``tau/commonsense_qa``, whose test split has no answers)."""
+
+    HUB = {"hub": "tau/commonsense_qa", "train_split": "train", "test_split": "validation"}
+
+    source: Literal["commonsenseqa"]
+    """Which problem set this is."""
+
+
+class Gsm8kProblems(PublishedProblems):
+    """Word problems of school arithmetic with a number as y* and gold rationales (``openai/gsm8k``)."""
+
+    HUB = {"hub": "openai/gsm8k", "hub_config": "main", "train_split": "train", "test_split": "test"}
+
+    source: Literal["gsm8k"]
+    """Which problem set this is."""
+
+
+class Math500Problems(PublishedProblems):
+    """Competition mathematics with a formula as y*, compared by math-verify (``HuggingFaceH4/MATH-500``, which has one
+    split: say with ``test`` how many problems to hold out)."""
+
+    HUB = {"hub": "HuggingFaceH4/MATH-500", "train_split": "test"}
+
+    source: Literal["math500"]
+    """Which problem set this is."""
+    time_limit: float = Field(5.0, gt=0)
+    """Seconds that a comparison may take; after that the verdict is ``verifier_timeout``."""
+
+
+class PairProblems(PublishedProblems):
+    """Which of two responses is better, from a local file of Auto-J's or LLMBar's form. All responses to a prompt are on
+    one side."""
+
+    source: Literal["pairs"]
+    """Which problem set this is."""
+    ties: Literal["drop", "keep"] = "drop"
+    """Pairs judged equally good: ``drop`` leaves them out, ``keep`` makes a tie the third choice of every problem."""
+    both_orders: bool = False
+    """Ask every pair twice, the second time with the responses exchanged."""
+
+
+Problems = Annotated[
+    ReasoningGymProblems
+    | TableProblems
+    | HelpSteer2Problems
+    | TldrProblems
+    | OpenBookQaProblems
+    | ArcProblems
+    | MmluProblems
+    | CommonsenseQaProblems
+    | Gsm8kProblems
+    | Math500Problems
+    | PairProblems,
+    Field(discriminator="source"),
+]
 """The section ``problems``; ``source`` chooses its class."""
 
-SOURCES: dict[str, str] = {"reasoning_gym": "generated", "table": "table"}
+SOURCES: dict[str, str] = {
+    "reasoning_gym": "generated",
+    "table": "table",
+    "helpsteer2": "helpsteer2",
+    "tldr": "tldr",
+    "openbookqa": "multiple_choice",
+    "arc": "multiple_choice",
+    "mmlu": "multiple_choice",
+    "commonsenseqa": "multiple_choice",
+    "gsm8k": "gsm8k",
+    "math500": "math500",
+    "pairs": "pairs",
+}
 """The module of ``fem_core.problems`` that loads each source."""

@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from fem_core.config import RunConfig, TableProblems, identity_of, places_of
+from fem_core.config import ReasoningGymProblems, RunConfig, identity_of, places_of
 from fem_core.digest import digest_file
 from fem_core.errors import FemError, StoreConflict
 from fem_core.model import BaseModelFolder, resolve_model
@@ -280,7 +280,7 @@ def find_model(
 
 
 def _same_source(config: RunConfig, name: str, recorded: Manifest) -> None:
-    if not isinstance(config.problems, TableProblems):
+    if isinstance(config.problems, ReasoningGymProblems):
         return
     known = {reference.digest for reference in recorded.inputs}
     for path in (config.problems.path, config.problems.test_path):

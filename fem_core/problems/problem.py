@@ -51,7 +51,7 @@ def make_problem(
     }
     problem_id = digest(content)[:16]
     if group is None:
-        group = digest(_identity(question, choices))[:16]
+        group = group_of(_with_choices(question, choices))
     return Problem(problem_id, question, choices, answer, answer_kind, rationale, group, verifier)
 
 
@@ -62,7 +62,12 @@ def full_question(problem: Problem) -> str:
 
 def question_identity(problem: Problem) -> str:
     """The full question without case and layout: equal for two problems that ask the same."""
-    return _identity(problem.question, problem.choices)
+    return _same(full_question(problem))
+
+
+def group_of(text: str) -> str:
+    """16 hex digits that are equal for texts which differ in case and layout only."""
+    return digest(_same(text))[:16]
 
 
 def to_table(problems: list[Problem]) -> pa.Table:
@@ -97,5 +102,5 @@ def _with_choices(question: str, choices: tuple[str, ...] | None) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
 
 
-def _identity(question: str, choices: tuple[str, ...] | None) -> str:
-    return re.sub(r"\s+", " ", _with_choices(question, choices)).strip().casefold()
+def _same(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().casefold()

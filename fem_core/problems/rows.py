@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fem_core.config_problems import TableProblems
+from fem_core.config_problems import PublishedProblems, TableProblems
 from fem_core.digest import digest, digest_file
 from fem_core.errors import FemError
 from fem_core.problems.answers import letter_of
@@ -47,7 +47,7 @@ class Source:
     """What a reader of the run should know of it."""
 
 
-def read(config: TableProblems) -> Source:
+def read(config: TableProblems | PublishedProblems) -> Source:
     """Open what ``path`` and ``test_path``, or ``hub`` and its splits, name.
 
     Raises:
@@ -175,7 +175,7 @@ def _row(place: str, record: Any) -> Row:
     return Row(place, record)
 
 
-def hub_rows(config: TableProblems, split: str) -> tuple[list[Row], str]:
+def hub_rows(config: TableProblems | PublishedProblems, split: str) -> tuple[list[Row], str]:
     """The rows of a hub data set's split, and the digest of their content."""
     import datasets
 
@@ -200,7 +200,7 @@ def hub_rows(config: TableProblems, split: str) -> tuple[list[Row], str]:
     return rows, sha.hexdigest()
 
 
-def _converted(config: TableProblems) -> str:
+def _converted(config: TableProblems | PublishedProblems) -> str:
     """Where the hub keeps the Parquet files that it made of a data set which is a script: no script is run."""
     name, branch = str(config.hub), str(config.hub_revision)
     return name if Path(name).is_dir() else f"hf://datasets/{name}@{branch.replace('/', '%2F')}"

@@ -139,7 +139,9 @@ def _content(checkpoint: Manifest, config: Mapping[str, Any]) -> list[str]:
 
 def _data(store: Store, run: str, problems: Mapping[str, Any]) -> list[str]:
     named = [("source", problems["source"])]
-    named += [(key, problems[key]) for key in ("dataset", "hub", "hub_config", "hub_revision") if problems.get(key)]
+    keys = ("dataset", "form", "attribute", "axis", "hub", "hub_config", "hub_revision")
+    unread = {"axis"} if problems.get("form") == "comparisons" else set()
+    named += [(key, problems[key]) for key in keys if problems.get(key) and key not in unread]
     named += [(f"params.{key}", value) for key, value in sorted(problems.get("params", {}).items())]
     lines = [f"- {_md(key)}: {_md(str(value))}" for key, value in named]
     for split in ("train", "test"):

@@ -143,7 +143,9 @@ def title(summary: Summary) -> str:
     """One line that says which run this is."""
     config = summary.record.config
     problems = config["problems"]
-    source = problems.get("dataset") or problems.get("hub") or "table"
+    source = problems["source"]
+    if source in ("reasoning_gym", "table"):
+        source = problems.get("dataset") or problems.get("hub") or source
     state = "finished" if summary.finished else "unfinished"
     return (
         f"{summary.record.name}: {config['scheme']['name']} on {source}, {summary.iterations} iterations, "

@@ -14,6 +14,7 @@ from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError
 from fem_core.report.export import CARD, RECORD, export
 from fem_core.report.model_card import model_card
+from fem_core.report.summary import summarise, title
 from fem_core.store import fork, layout
 from fem_core.store.fs import open_root
 from fem_core.store.manifest import Manifest
@@ -183,6 +184,14 @@ def test_the_card_names_the_hint_and_the_filters_that_are_not_the_papers(tmp_pat
     assert "- filters" not in body and "- hint" not in body
     _, body, _ = card_of(tmp_path, prompts={"hint": "candidates"}, filter={"leak": "mark", "max_rationale_words": 50})
     assert "- hint of the hinted prompt: candidates" in body and "- filters: max_rationale_words 50, leak mark" in body
+
+
+def test_a_published_set_is_named_and_a_local_copy_is_not_called_the_hubs(tmp_path: Path) -> None:
+    problems = {"source": "helpsteer2", "attribute": "verbosity", "path": "rows.jsonl", "test": 4}
+    front, body, store = card_of(tmp_path, problems=problems)
+    assert "datasets" not in front
+    assert "- source: helpsteer2\n- attribute: verbosity\n- train: 10 problems" in body
+    assert title(summarise(store, "made")).startswith("made: star on helpsteer2, 2 iterations")
 
 
 def test_a_later_iteration_is_no_part_of_an_earlier_ones_card(tmp_path: Path) -> None:
