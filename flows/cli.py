@@ -71,8 +71,8 @@ def run(config: Path, *, run: RunName = None, store: StoreUrl = None, set_: Set 
 
 
 @app.command
-def preview(config: Path, *, set_: Set = ()) -> None:
-    """Show the plain and hinted prompts of three problems and one training text; draws nothing.
+def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> None:
+    """Show the problems' figures, the plain and hinted prompts of three of them and one training text; draws nothing.
 
     Parameters
     ----------
@@ -80,14 +80,22 @@ def preview(config: Path, *, set_: Set = ()) -> None:
         YAML file.
     set_
         Override a field; may be repeated.
+    problems_only
+        Show the problems' figures and no prompts, for which no model is needed.
     """
     from fem_core.model import default_cache, resolve_model
     from fem_core.preview import check_lengths, described, examples
+    from fem_core.problems.profile import lines
     from fem_core.problems.registry import load
     from fem_core.prompts import ChatTokens
 
     resolved = resolve(config, None, None, set_)
     problems = load(resolved.problems, resolved.seed)
+    for line in (*lines(problems.train, problems.test), *problems.notes):
+        print(safe(line))
+    print()
+    if problems_only:
+        return
     model = resolve_model(resolved.model, default_cache())
     tokens = ChatTokens(model.path, resolved.model.trust_remote_code)
     lengths = check_lengths(resolved, problems.train, problems.test, tokens, model.context_length)

@@ -18,6 +18,7 @@ from fem_core.errors import FemError, StoreConflict
 from fem_core.model import BaseModelFolder, resolve_model
 from fem_core.preview import VERSION, Lengths, check_lengths, examples, examples_json
 from fem_core.problems.problem import Problem, from_table, question_identity, to_table
+from fem_core.problems.profile import profiles
 from fem_core.problems.registry import ProblemSet, load
 from fem_core.prompts import ChatTokens
 from fem_core.store import fork, layout
@@ -127,12 +128,13 @@ async def prepare(run: step.Run) -> Prepared:
     await step.in_store_thread(refuse_seen, run.store, run.record, problems.test)
     run.record = await step.in_store_thread(run.store.create_run, record)
     inputs = tuple(InputRef(role=name, artifact=name, digest=value) for name, value in sorted(problems.inputs.items()))
-    train = await _write(
-        run, problems_work(run.name, run.config, "train", inputs), problems.train, problems.notes, started
-    )
-    test = await _write(
-        run, problems_work(run.name, run.config, "test", inputs), problems.test, problems.notes, started
-    )
+    figures = profiles(problems.train, problems.test)
+    train, test = [
+        await _write(
+            run, problems_work(run.name, run.config, name, inputs), side, figures[name], problems.notes, started
+        )
+        for name, side in (("train", problems.train), ("test", problems.test))
+    ]
     model = await step.in_store_thread(find_model, run.store, run.name, run.config, run.model, run.record)
     if model is None:
         stats = {"context_length": run.model.context_length}
@@ -166,13 +168,15 @@ def check(
     return problems, lengths, examples_json(examples(config, problems.train, tokens))
 
 
-async def _write(run: step.Run, todo: step.Work, problems: list[Problem], notes: list[str], started: str) -> Manifest:
+async def _write(
+    run: step.Run, todo: step.Work, problems: list[Problem], figures: dict[str, Any], notes: list[str], started: str
+) -> Manifest:
     if (done := await step.find(run, todo)) is not None:
         return done
     table = to_table(problems)
     name = layout.part_name(0)
     record = await step.in_store_thread(run.store.write_table, todo.artifact, name, table, todo.key)
-    stats: dict[str, Any] = {"problems": len(problems), "notes": notes}
+    stats = {**figures, "notes": notes}
     return await step.commit(run, todo.manifest([record], started, stats=stats, seeds={"run": run.config.seed}))
 
 

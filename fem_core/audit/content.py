@@ -17,6 +17,7 @@ from fem_core.audit.ledger import Ledger
 from fem_core.config import PromptsConfig
 from fem_core.filter.verdict import ACCEPTED
 from fem_core.problems.problem import Problem, make_problem, question_identity
+from fem_core.problems.profile import profile
 from fem_core.prompts import messages
 from fem_core.store.manifest import Manifest
 from fem_core.store.reading import holder
@@ -60,6 +61,10 @@ def _problems(ledger: Ledger, manifest: Manifest) -> Iterator[Finding]:
     rows = sum(record.rows or 0 for record in manifest.files)
     if len(found) != rows:
         yield _broken(manifest, None, "problems", f"{rows} rows", f"{len(found)} different ids")
+        return
+    for name, value in profile(list(found.values())).items():
+        if name in manifest.stats and manifest.stats[name] != value:
+            yield _broken(manifest, None, f"stats.{name}, counted again", manifest.stats[name], value)
 
 
 def _accepted(ledger: Ledger, manifest: Manifest) -> Iterator[Finding]:

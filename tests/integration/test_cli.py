@@ -101,6 +101,17 @@ def test_preview_shows_the_prompts_through_the_models_template(smollm2: Path, tm
     assert "longest prompt" in training
 
 
+def test_preview_of_the_problems_alone_needs_no_model(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config_file(tmp_path, model={"source": "nowhere/here/model"})
+    problems = "problems={source: mmlu, path: rows.jsonl, test: 3}"
+    done = fem(tmp_path, "preview", "run.yaml", "--problems-only", "--set", problems)
+    assert done.returncode == 0, done.stderr
+    assert "6 training problems in 6 groups" in done.stdout and "test answers: " in done.stdout
+    assert "scores 0." in done.stdout and "prompt" not in done.stdout
+
+
 def test_a_dry_run_shows_keys_and_writes_nothing(smollm2: Path, tmp_path: Path) -> None:
     config_file(tmp_path)
     before = sorted(tmp_path.rglob("*"))

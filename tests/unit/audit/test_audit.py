@@ -468,6 +468,12 @@ def test_figures_that_the_tables_do_not_give_are_counted_again(made: Store, exam
     ]
 
 
+def test_figures_of_the_problems_are_counted_again(made: Store, examine: Any) -> None:
+    edit_manifest(made, f"{RUN}/problems/test", lambda m: m["stats"].update(groups=4, answers={"201": 4}))
+    found = [(finding.what, finding.recorded, finding.found) for finding in examine(made).broken]
+    assert found == [("stats.answers, counted again", "{'201': 4}", "None")]
+
+
 def ratings_of(numbers: range) -> list[Problem]:
     return [make_problem(f"Rate {n}.", str(1 + n % 5), "rating", verifier=scale_record(0, 5)) for n in numbers]
 
