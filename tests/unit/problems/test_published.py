@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
+from fem_core.config import parse_config, places_of
 from fem_core.config_problems import SOURCES, Problems, PublishedProblems
 from fem_core.errors import FemError
 from fem_core.problems.answers import is_correct, majority_baseline, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.problems.registry import ProblemSet, load
+from flows.commands.resume import with_overrides
 
 
 def config(source: str, **fields: Any) -> Any:
@@ -468,6 +470,21 @@ def test_a_row_that_cannot_serve_is_left_out(tmp_path: Path, source: str, row: A
     found = load(config(source, path=write(tmp_path / "a.jsonl", [row, *good]), test=1), seed=0)
     assert len(ids(found)) == len(good)
     assert found.notes == [f"rows: 1 rows were left out because {why}."]
+
+
+@pytest.mark.parametrize(
+    "problems",
+    [
+        {"source": "tldr", "form": "axis"},
+        {"source": "helpsteer2", "path": "a.jsonl", "test": 5},
+        {"source": "math500", "test": 50},
+        {"source": "gsm8k", "hub": "b/c", "hub_config": None, "test_split": None, "test": 50},
+    ],
+)
+def test_the_record_of_a_run_gives_its_configuration_back(problems: dict[str, Any]) -> None:
+    made = parse_config({"problems": problems})
+    again = parse_config(with_overrides(made.identity(), places_of(made), []))
+    assert (again.problems, again.digest()) == (made.problems, made.digest())
 
 
 def test_every_source_has_a_module_and_the_published_ones_their_place_on_the_hub() -> None:
