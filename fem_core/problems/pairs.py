@@ -60,7 +60,7 @@ def _problems(row: Row, config: PairProblems, seed: int) -> list[Problem]:
     prompt_column, one, other, meanings = _FORMS["llmbar" if "output_1" in row.record else "autoj"]
     label = reach(row, "label")
     label = int(label) if isinstance(label, str) and label.strip() in ("0", "1", "2") else label
-    if label not in meanings:
+    if not isinstance(label, int) or label not in meanings:
         known = ", ".join(map(str, meanings))
         raise FemError(f"{row.place}: the label {shown(label)} is none of {known}. Mend or remove the row.")
     better = meanings[label]

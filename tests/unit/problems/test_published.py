@@ -440,6 +440,7 @@ MISTAKES: list[tuple[str, dict[str, Any], Any, str]] = [
     ("mmlu", {}, FORMS["mmlu"]("Q?", ["a", "b"], 7), "line 1: the answer '7' is not among the choices"),
     ("gsm8k", {}, {"question": "q", "answer": "It is 5."}, "line 1: there is no number behind '####' in the answer"),
     ("pairs", {}, {"input": "i", "output_1": "a", "output_2": "b", "label": 3}, "line 1: the label 3 is none of 1, 2"),
+    ("pairs", {}, {"input": "i", "output_1": "a", "output_2": "b", "label": [1]}, "the label [1] is none of 1, 2"),
 ]  # fmt: skip
 
 
