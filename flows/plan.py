@@ -159,12 +159,12 @@ class _Walk:
             None,
             layout.iteration(name, k, evaluate.named("predictions", config, exemplars)),
         )
-        self._add(
-            label,
-            evaluate.scores_work(name, config, k, train_set, test_set, predictions, exemplars) if predictions else None,
-            None,
-            layout.iteration(name, k, evaluate.named("scores", config, exemplars)),
-        )
+        place = evaluate.scores_place(name, config, k, exemplars)
+        scoring = None
+        if predictions is not None:
+            recorded = self._store.manifest(place)
+            scoring = evaluate.scores_work(name, config, k, train_set, test_set, predictions, exemplars, recorded)
+        self._add(label, scoring, None, place)
 
     def _report(self) -> Planned:
         artifact = layout.report(self._name)

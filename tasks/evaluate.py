@@ -9,8 +9,7 @@ from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
 
 from fem_core.config import RunConfig, identity_of
-from fem_core.evaluate.score import VERSION as SCORE_VERSION
-from fem_core.evaluate.score import score
+from fem_core.evaluate.score import score, version
 from fem_core.problems.problem import from_table
 from fem_core.sample.job import DrawJob
 from fem_core.sample.schemes import EVALUATION
@@ -54,14 +53,26 @@ def predictions_job(run: step.Run, todo: step.Work, k: int, test: Manifest, exem
 
 
 def scores_work(
-    run_name: str, config: RunConfig, k: int, train: Manifest, test: Manifest, predictions: Manifest, exemplars: int
+    run_name: str,
+    config: RunConfig,
+    k: int,
+    train: Manifest,
+    test: Manifest,
+    predictions: Manifest,
+    exemplars: int,
+    recorded: Manifest | None = None,
 ) -> step.Work:
-    """The scores of those predictions, by identity."""
+    """The scores of those predictions, by identity.
+
+    Args:
+        recorded: the scores that are there already; an older version's stay valid.
+    """
+    current = version(getattr(config.problems, "answer_kind", ""))
     return step.Work(
         kind="scores",
-        artifact=layout.iteration(run_name, k, named("scores", config, exemplars)),
+        artifact=scores_place(run_name, config, k, exemplars),
         step="evaluate",
-        version=SCORE_VERSION,
+        version=current if recorded is None else min(current, recorded.step.version),
         config={"score": "accuracy"},
         inputs=(
             step.input_of("train_problems", train),
@@ -69,6 +80,11 @@ def scores_work(
             step.input_of("predictions", predictions),
         ),
     )
+
+
+def scores_place(run_name: str, config: RunConfig, k: int, exemplars: int) -> str:
+    """The artifact of those scores."""
+    return layout.iteration(run_name, k, named("scores", config, exemplars))
 
 
 def named(kind: str, config: RunConfig, exemplars: int) -> str:
@@ -107,7 +123,8 @@ async def evaluate(
     predictions = await step.find(run, todo)
     if predictions is None:
         predictions = await draw(run, predictions_job(run, todo, k, test, exemplars), todo, label, checkpoint)
-    scoring = scores_work(run.name, run.config, k, train, test, predictions, exemplars)
+    recorded = await step.in_store_thread(run.store.manifest, scores_place(run.name, run.config, k, exemplars))
+    scoring = scores_work(run.name, run.config, k, train, test, predictions, exemplars, recorded)
     if (done := await step.find(run, scoring)) is not None:
         step.reused(label, done)
         return done

@@ -206,7 +206,7 @@ class Rederiver:
     # -- scores -------------------------------------------------------------------------------------------------------
 
     def _scores(self, manifest: Manifest) -> Iterator[Finding]:
-        if manifest.step.version != scoring.VERSION:
+        if not 1 <= manifest.step.version <= scoring.VERSION:
             yield _other_step(manifest, scoring.VERSION)
             return
         predictions = self._ledger.producer(manifest, "predictions")
@@ -216,7 +216,7 @@ class Rederiver:
         train = list(self._problems(manifest, "train_problems").values())
         test = list(self._problems(manifest, "problems").values())
         try:
-            again = scoring.score(self._store.iter_tables(predictions), train, test)
+            again = scoring.score(self._store.iter_tables(predictions), train, test, manifest.step.version)
         except ValueError as error:
             yield _broken(manifest, None, "scores, derived again", "a result", error)
             return

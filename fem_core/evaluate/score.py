@@ -10,12 +10,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core.evaluate.metrics import judge_metrics
 from fem_core.filter.verdict import ACCEPTED, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
-from fem_core.problems.answers import majority_baseline
+from fem_core.problems.answers import CLASS_KINDS, classes, majority_baseline
 from fem_core.problems.problem import Problem
 
-VERSION = 1
-"""Raised when the same predictions would give other scores."""
+VERSION = 2
+"""Raised when the same predictions would give other scores. 2 adds ``judge`` where answers are classes."""
+
+
+def version(answer_kind: str) -> int:
+    """The version of the scores of such answers: those that are no classes are scored as version 1 scored them."""
+    return VERSION if answer_kind in CLASS_KINDS else 1
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -33,23 +39,28 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def score(predictions: Iterable[pa.Table], train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, Any]:
+def score(
+    predictions: Iterable[pa.Table], train: Sequence[Problem], test: Sequence[Problem], as_version: int = VERSION
+) -> dict[str, Any]:
     """Score one evaluation.
 
     Args:
         predictions: tables with ``schemas.ATTEMPTS``: one greedy plain attempt per test problem.
-        train: gives the majority class.
+        train: gives the majority class and the classes.
+        as_version: what an older version gave.
 
     Returns:
         ``n``, ``correct``, ``accuracy``, ``low`` and ``high`` (95 % Wilson), ``unparsable``, ``truncated``,
         ``verifier_timeout`` (counts), ``mean_tokens`` of the completions, ``majority_baseline`` (None where answers
-        are not classes).
+        are not classes); where they are, also ``judge``: ``metrics.judge_metrics``.
 
     Raises:
         ValueError: the predictions are not exactly one per test problem.
     """
     rows = [
-        row for table in predictions for row in table.select(["problem_id", "verdict", "completion_tokens"]).to_pylist()
+        row
+        for table in predictions
+        for row in table.select(["problem_id", "answer", "verdict", "completion_tokens"]).to_pylist()
     ]
     if sorted(row["problem_id"] for row in rows) != sorted(problem.problem_id for problem in test):
         raise ValueError(f"{len(rows)} predictions do not match the {len(test)} test problems one to one")
@@ -57,7 +68,7 @@ def score(predictions: Iterable[pa.Table], train: Sequence[Problem], test: Seque
     verdicts = [row["verdict"] for row in rows]
     correct = verdicts.count(ACCEPTED)
     low, high = wilson(correct, n)
-    return {
+    scores = {
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
@@ -69,3 +80,6 @@ def score(predictions: Iterable[pa.Table], train: Sequence[Problem], test: Seque
         "mean_tokens": sum(row["completion_tokens"] for row in rows) / n,
         "majority_baseline": majority_baseline(train, test),
     }
+    if classes(test) and as_version >= 2:
+        scores["judge"] = judge_metrics({row["problem_id"]: row["answer"] for row in rows}, train, test)
+    return scores

@@ -45,6 +45,9 @@ _EDGES = ".,;:!?\"'()[]{}<>*_`~“”‘’«»…"
 _TRAILING = " \t.,;:!?"
 _ARTICLES = frozenset({"a", "an", "the"})
 
+CLASS_KINDS = frozenset({"choice", "label", "rating"})
+"""Kinds of answers that come from a small fixed set."""
+
 
 @dataclass(frozen=True)
 class Parsed:
@@ -110,8 +113,8 @@ def answer_class(answer: str, answer_kind: str) -> str:
 
 
 def classes(problems: Sequence[Problem]) -> bool:
-    """Whether the answers come from a small fixed set (kinds ``choice``, ``label`` and ``rating``)."""
-    return bool(problems) and all(p.answer_kind in ("choice", "label", "rating") for p in problems)
+    """Whether the answers come from a small fixed set."""
+    return bool(problems) and all(p.answer_kind in CLASS_KINDS for p in problems)
 
 
 def majority_baseline(train: Sequence[Problem], test: Sequence[Problem]) -> float | None:
