@@ -197,6 +197,9 @@ class FilterConfig(Section):
     label_balance: float | None = Field(None, ge=1, json_schema_extra=ADDED)
     """Keep at most this many times as many rationales of one right answer as of the median one, with two answers of the
     rarer one (verdict ``over_label_share``). For answers from a small set; which ones stay follows from their content."""
+    max_rationales: int | None = Field(None, ge=1, json_schema_extra=ADDED)
+    """Keep at most this many rationales per iteration (verdict ``over_size``): a random subset that the draws' own seeds
+    decide, so equal draws give the same one. Utilization then counts the problems that are left."""
 
     @model_validator(mode="after")
     def _bounds_leave_room(self) -> "FilterConfig":
@@ -366,7 +369,7 @@ def identity_of(section: BaseModel) -> dict[str, Any]:
     for name, field in type(section).model_fields.items():
         value, extra = getattr(section, name), field.json_schema_extra
         taken = extra.get("identity") if isinstance(extra, dict) else None
-        if taken is False or (taken == "unless default" and value == field.default):
+        if taken is False or (taken == ADDED["identity"] and value == field.default):
             continue
         kept[name] = _plain(value)
     return kept

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fem_core.config import FilterConfig, PromptsConfig
+from fem_core.digest import derive_seed
 from fem_core.filter.label_share import objections, rank
 from fem_core.filter.sieve import Draft, Sieve
-from fem_core.filter.verdict import ACCEPTED, OVER_LABEL_SHARE, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
+from fem_core.filter.verdict import ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
 from fem_core.problems.answers import answer_class, answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import completion, messages
@@ -58,6 +59,8 @@ def filter_attempts(
     )
     drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
     sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number))
+    order: list[int] = []
+    """Of the accepted draws in the order of their rows: who goes first where only so many may stay."""
     verdicts: list[pa.Table] = [VERDICTS.empty_table()]
     rationales: list[pa.Table] = [RATIONALES.empty_table()]
     number = 0
@@ -73,6 +76,7 @@ def filter_attempts(
                 {**{k: row[k] for k in ("problem_id", "attempt", "prompt_kind")}, "verdict": verdict, "reason": reason}
             )
             if draft is not None and verdict == ACCEPTED:
+                order.append(derive_seed("max_rationales", row["seed"]))
                 accepted.append(
                     {
                         "prompt": messages(prompts, problem, "plain", prompts.train_exemplars),
@@ -85,7 +89,12 @@ def filter_attempts(
     # One chunk each: the bytes of a part file must not depend on how many rows were decided on at a time.
     all_verdicts, all_rationales = (pa.concat_tables(some).combine_chunks() for some in (verdicts, rationales))
     if config.label_balance is not None:
-        all_verdicts, all_rationales = _balanced(all_verdicts, all_rationales, by_id, config.label_balance)
+        found = objections(_ranked(all_rationales, by_id), config.label_balance)
+        all_verdicts, all_rationales = _without(all_verdicts, all_rationales, found, OVER_LABEL_SHARE)
+        order = [place for place, objection in zip(order, found, strict=True) if objection is None]
+    if config.max_rationales is not None:
+        found = _too_many(order, config.max_rationales)
+        all_verdicts, all_rationales = _without(all_verdicts, all_rationales, found, OVER_SIZE)
     count, tokens = all_rationales.num_rows, pc.sum(all_rationales["completion_tokens"]).as_py() or 0
     covered = pc.count_distinct(all_rationales["problem_id"]).as_py()
     stats: dict[str, Any] = {
@@ -119,26 +128,37 @@ def _draft(number: int, row: Mapping[str, Any], problem: Problem) -> Draft:
     return Draft(number, problem, row["text"][: parsed.start], row["text"][: parsed.end].strip(), parsed.answer)
 
 
-def _balanced(
-    verdicts: pa.Table, rationales: pa.Table, problems: Mapping[str, Problem], ratio: float
+def _ranked(rationales: pa.Table, problems: Mapping[str, Problem]) -> Iterator[tuple[str, int]]:
+    """Answer and place of each rationale, for ``label_share``."""
+    for batch in rationales.select(["problem_id", "attempt", "completion"]).to_batches(_BATCH):
+        for row in batch.to_pylist():
+            problem, text = problems[row["problem_id"]], row["completion"][0]["content"]
+            yield (
+                answer_class(answer_text(problem), problem.answer_kind),
+                rank(row["problem_id"], row["attempt"], text),
+            )
+
+
+def _too_many(order: list[int], most: int) -> list[str | None]:
+    """An objection to each accepted draw that is not among the first ``most`` by ``order``."""
+    first = set(sorted(range(len(order)), key=order.__getitem__)[:most])
+    reason = f"the iteration has {most} other rationales, and may have no more"
+    return [None if i in first else reason for i in range(len(order))]
+
+
+def _without(
+    verdicts: pa.Table, rationales: pa.Table, found: list[str | None], verdict: str
 ) -> tuple[pa.Table, pa.Table]:
-    """Both tables after ``label_share``; row by row, the rationales are those of the accepted verdicts."""
+    """Both tables after a filter that saw all rationales at once. Rows of verdicts stay in their places.
 
-    def ranked() -> Iterator[tuple[str, int]]:
-        for batch in rationales.select(["problem_id", "attempt", "completion"]).to_batches(_BATCH):
-            for row in batch.to_pylist():
-                problem, text = problems[row["problem_id"]], row["completion"][0]["content"]
-                yield (
-                    answer_class(answer_text(problem), problem.answer_kind),
-                    rank(row["problem_id"], row["attempt"], text),
-                )
-
-    found = objections(ranked(), ratio)
+    Args:
+        found: its objection to each rationale; row by row, the rationales are those of the accepted verdicts.
+    """
     stays = pa.array([objection is None for objection in found], pa.bool_())
     accepted = pc.equal(verdicts["verdict"], ACCEPTED).combine_chunks()
     reasons = verdicts["reason"].filter(accepted).combine_chunks()
     decided = {
-        "verdict": pc.if_else(stays, ACCEPTED, OVER_LABEL_SHARE),
+        "verdict": pc.if_else(stays, ACCEPTED, verdict),
         "reason": pc.coalesce(pa.array(found, pa.string()), reasons),
     }
     for name, values in decided.items():

@@ -22,6 +22,7 @@ LEAKED = "leaked"
 NEAR_DUPLICATE = "near_duplicate"
 OVER_CAP = "over_cap"
 OVER_LABEL_SHARE = "over_label_share"
+OVER_SIZE = "over_size"
 
 
 @dataclass(frozen=True)

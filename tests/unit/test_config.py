@@ -119,6 +119,14 @@ def test_the_digest_ignores_places_and_nothing_else(tmp_path: Path) -> None:
     assert base.digest() not in digests
 
 
+def test_a_field_that_came_later_is_part_of_the_identity_only_where_it_is_set() -> None:
+    base, set_ = parse_config(SMALL), parse_config({**SMALL, "filter": {"max_rationales": 9}})
+    assert base.identity()["filter"] == {"min_rationale_words": 0, "max_per_problem": None}
+    assert set_.identity()["filter"]["max_rationales"] == 9
+    assert base.digest() != set_.digest()
+    assert parse_config({**SMALL, "filter": base.identity()["filter"]}).digest() == base.digest()
+
+
 def test_places_are_listed_by_dotted_name() -> None:
     assert {"name", "store", "model.source", "sample.engine.max_num_seqs", "train.num_processes"} <= set(
         places_of(parse_config(SMALL))

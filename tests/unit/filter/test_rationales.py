@@ -151,6 +151,30 @@ def test_the_order_of_parts_changes_nothing() -> None:
     assert one.verdicts.equals(other.verdicts)
 
 
+def test_an_iteration_keeps_at_most_so_many_rationales_chosen_by_the_draws_own_seeds() -> None:
+    rows = [
+        attempt(p, n, f"r\nAnswer: {p.answer}", "accepted") | {"seed": 100 * i + n}
+        for i, p in enumerate(PROBLEMS[1:31])
+        for n in range(2)
+    ]
+    rows.append(attempt(PROBLEMS[31], 0, "hm", "unparsable"))
+    result = filtered(rows, FilterConfig(max_rationales=20))
+    assert result.stats["verdicts"] == {"accepted": 20, "over_size": 40, "unparsable": 1}
+    trained = result.rationales.select(["problem_id", "attempt"]).to_pylist()
+    accepted = [row for row in result.verdicts.to_pylist() if row["verdict"] == "accepted"]
+    assert trained == [{name: row[name] for name in ("problem_id", "attempt")} for row in accepted]
+    assert result.stats["problems_accepted"] == len({row["problem_id"] for row in trained})
+    assert result.stats["utilization"] == result.stats["problems_accepted"] / 40
+    assert {column.num_chunks for table in (result.verdicts, result.rationales) for column in table.columns} == {1}
+    over = next(row for row in result.verdicts.to_pylist() if row["verdict"] == "over_size")
+    assert over["reason"] == "the iteration has 20 other rationales, and may have no more"
+    again = filtered(rows[::-1], FilterConfig(max_rationales=20))
+    assert again.rationales.equals(result.rationales)
+    later = filtered([row | {"seed": row["seed"] + 7} for row in rows], FilterConfig(max_rationales=20))
+    assert not later.rationales.equals(result.rationales), "another iteration has other seeds and another subset"
+    assert filtered(rows, FilterConfig(max_rationales=60)).verdicts.equals(filtered(rows).verdicts)
+
+
 def test_an_empty_iteration_is_counted_not_crashed_on() -> None:
     result = filtered([attempt(PROBLEMS[1], 0, "hm", "unparsable")])
     assert (result.rationales.num_rows, result.stats["utilization"]) == (0, 0.0)
