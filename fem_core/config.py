@@ -405,6 +405,20 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = (), **top: s
     Raises:
         FemError: the file is missing or no YAML mapping, an override is malformed, a key is unknown, a value is wrong.
     """
+    data = read_settings(path)
+    for text in overrides:
+        override(data, text)
+    data |= top
+    data.setdefault("name", Path(path).stem)
+    return parse_config(data)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        FemError: the file is missing or holds no YAML mapping.
+    """
     file = Path(path)
     if not file.is_file():
         raise FemError(
@@ -416,11 +430,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = (), **top: s
         raise FemError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
     if not isinstance(data, dict):
         raise FemError(f"{path} does not hold a mapping of settings. See docs/configuration.md for its form.")
-    for text in overrides:
-        override(data, text)
-    data |= top
-    data.setdefault("name", file.stem)
-    return parse_config(data)
+    return data
 
 
 def parse_config(data: typing.Mapping[str, Any]) -> RunConfig:
@@ -446,11 +456,20 @@ def override(data: dict[str, Any], text: str) -> None:
         raise FemError(f"The value in --set {text!r} is not valid YAML. Quote it.") from error
     if isinstance(value, str):
         value = _number(value)
-    *path, last = key.strip().split(".")
+    put(data, key.strip(), value, f"--set {text!r}")
+
+
+def put(data: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Set the dotted ``key`` of a configuration as plain values; ``what`` names the setting in an error.
+
+    Raises:
+        FemError: the key goes through a value.
+    """
+    *path, last = key.split(".")
     for name in path:
         inner = data.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise FemError(f"--set {text!r} goes through {name!r}, which is not a section.")
+            raise FemError(f"{what} goes through {name!r}, which is not a section.")
         data = inner
     data[last] = value
 
@@ -463,17 +482,18 @@ def _number(text: str) -> str | float:
         return text
 
 
-def explain(error: ValidationError) -> str:
-    """All mistakes of a configuration as sentences, each with the way out."""
+def explain(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
+    """All mistakes of a configuration as sentences, each with the way out.
+
+    Args:
+        model: what the configuration was to be.
+    """
     sentences = []
     for item in error.errors():
         loc = [str(part) for part in item["loc"] if part not in SOURCES]
         where = ".".join(loc) or "the configuration"
         if item["type"] == "extra_forbidden":
-            known = _known_names(RunConfig, loc[:-1])
-            near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-            way = f"did you mean {'.'.join([*loc[:-1], near[0]])!r}?" if near else f"known here: {', '.join(known)}."
-            sentences.append(f"Unknown key {where!r}; {way}")
+            sentences.append(f"Unknown key {where!r}; {nearest(loc, model)}")
         elif item["type"] == "missing":
             sentences.append(f"{where} is missing; add it.")
         else:
@@ -482,6 +502,13 @@ def explain(error: ValidationError) -> str:
             shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
             sentences.append(f"{where}: {message}{shown}.")
     return " ".join(sentences)
+
+
+def nearest(path: typing.Sequence[str], model: type[BaseModel] = RunConfig) -> str:
+    """What somebody may have meant by a dotted path whose last name is not known there."""
+    known = sorted({name for m in sections_at(model, path[:-1]) for name in m.model_fields})
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {'.'.join([*path[:-1], near[0]])!r}?" if near else f"known here: {', '.join(known)}."
 
 
 def sections_at(model: type[BaseModel], path: typing.Sequence[str]) -> list[type[BaseModel]]:
@@ -493,10 +520,6 @@ def sections_at(model: type[BaseModel], path: typing.Sequence[str]) -> list[type
         annotations = [m.model_fields[name].annotation for m in found if name in m.model_fields]
         found = [m for annotation in annotations for m in _models_in(annotation)]
     return found
-
-
-def _known_names(model: type[BaseModel], path: typing.Sequence[str]) -> list[str]:
-    return sorted({name for m in sections_at(model, path) for name in m.model_fields})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
