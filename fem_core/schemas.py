@@ -92,6 +92,32 @@ TRAINING_LOG = pa.schema(
     ]
 )
 
+COMPARISON = pa.schema(
+    [
+        _column("comparison", pa.string(), "The comparison's name."),
+        _column("run", pa.string(), "The run."),
+        _column("arm", pa.string(), "What its runs over seeds have in common."),
+        _column("seed", pa.int64(), "The run's seed."),
+        _column("iteration", pa.int32(), "k; 0 is the base model."),
+        _column("exemplars", pa.int32(), "How many exemplars the evaluation's prompt showed."),
+        _column("n", pa.int32(), "Test problems; null where the iteration is not scored yet.", True),
+        _column("correct", pa.int32(), "Of them, answered right.", True),
+        _column("accuracy", pa.float64(), "correct / n.", True),
+        _column("low", pa.float64(), "Lower end of the 95 % Wilson interval.", True),
+        _column("high", pa.float64(), "Its upper end.", True),
+        _column("unparsable", pa.int32(), "Predictions without an answer.", True),
+        _column("truncated", pa.int32(), "Predictions cut by the token limit.", True),
+        _column("draws", pa.int64(), "Draws of this iteration's E-step; null for the base model.", True),
+        _column("drawn_tokens", pa.int64(), "Completion tokens of these draws.", True),
+        _column("draws_so_far", pa.int64(), "Draws of all iterations up to this one."),
+        _column("drawn_tokens_so_far", pa.int64(), "Completion tokens of all iterations up to this one."),
+        _column("rationales", pa.int32(), "Rationales that this iteration trained on.", True),
+        _column("utilization", pa.float64(), "Share of training problems with a rationale.", True),
+        _column("mean_rationale_tokens", pa.float64(), "Mean tokens of these rationales.", True),
+    ]
+)
+"""The results of a comparison: one row for each run and iteration. It lies beside the runs and is made from them."""
+
 TABLES = {
     "problems": PROBLEMS,
     "attempts": ATTEMPTS,

@@ -53,12 +53,14 @@ def make_run(
     config: RunConfig | None = None,
     iterations: int | None = None,
     make: Callable[[range], list[Problem]] | None = None,
+    wrong: int = 3,
 ) -> list[Manifest]:
     """Write the run; its manifests in the order in which they were committed.
 
     Args:
         iterations: stop after so many, as a run that was killed; all by default.
         make: problems whose answers are whole numbers above 0; ``problems_of`` by default.
+        wrong: sums that this divides are answered wrong.
     """
     config = config or made_config()
     name, made = config.name or "made", []
@@ -82,12 +84,13 @@ def make_run(
     lengths = {"longest_prompt": 40, "longest_sequence": 60}
     prompts = commit(todo, [store.write_bytes(todo.artifact, "examples.json", b"[]\n")], lengths)
     del prompts
-    _evaluate(store, config, 0, sides, split, model, commit)
+    _evaluate(store, config, 0, sides, split, model, commit, wrong)
     checkpoint = model
     for k in range(1, (iterations or config.iterations) + 1):
         todo = sample.work(name, config, k, split["train"], checkpoint)
         tables = [
-            _attempts(sides["train"][i : i + PER_PART], config.seed, k, hinted=True) for i in range(0, 10, PER_PART)
+            _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True)
+            for i in range(0, 10, PER_PART)
         ]
         attempts = commit(
             todo,
@@ -120,7 +123,7 @@ def make_run(
             {"rationales": filtered.stats["accepted"], "steps": 1},
             seeds={"run": config.seed},
         )
-        _evaluate(store, config, k, sides, split, checkpoint, commit)
+        _evaluate(store, config, k, sides, split, checkpoint, commit, wrong)
     return made
 
 
@@ -132,10 +135,11 @@ def _evaluate(
     split: dict[str, Manifest],
     checkpoint: Manifest,
     commit: Any,
+    wrong: int,
 ) -> None:
     name, exemplars = config.name or "made", config.prompts.train_exemplars
     todo = evaluate.predictions_work(name, config, k, split["test"], checkpoint, exemplars)
-    table = _attempts(sides["test"], config.seed, k, hinted=False)
+    table = _attempts(sides["test"], config.seed, k, wrong, hinted=False)
     file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
     predictions = commit(todo, [file], draw_stats([table]))
     todo = evaluate.scores_work(name, config, k, split["train"], split["test"], predictions, exemplars)
@@ -144,12 +148,12 @@ def _evaluate(
     commit(todo, [store.write_bytes(todo.artifact, evaluate.SCORES, text)], scores)
 
 
-def _attempts(problems: list[Problem], run_seed: int, k: int, *, hinted: bool) -> pa.Table:
-    """Every third problem is answered wrong; drawn again with the hint, where there is one, it is right."""
+def _attempts(problems: list[Problem], run_seed: int, k: int, wrong: int, *, hinted: bool) -> pa.Table:
+    """What ``wrong`` divides is answered wrong; drawn again with the hint, where there is one, it is right."""
     rows = []
     with Verifier() as verifier:
         for problem in problems:
-            right = int(problem.answer) % 3 != 0
+            right = int(problem.answer) % wrong != 0
             tries = [("plain", right)] if right or not hinted else [("plain", False), ("hinted", True)]
             for attempt, (kind, correct) in enumerate(tries):
                 answer = problem.answer if correct else "0"

@@ -81,12 +81,6 @@ def cells(comparison: Comparison) -> list[Cell]:
     return found
 
 
-def waves(found: Sequence[Cell]) -> list[list[Cell]]:
-    """The runs in two parts, one after the other: the first of each group, then those that refer to it."""
-    firsts = list({cell.group: cell for cell in reversed(found)}.values())
-    return [[cell for cell in found if cell in firsts], [cell for cell in found if cell not in firsts]]
-
-
 def first_of(cell: Cell, found: Iterable[Cell]) -> Cell:
     """The run of a cell's group that comes first; perhaps the cell itself."""
     return next(other for other in found if other.group == cell.group)

@@ -31,6 +31,15 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(min(1.0, 2 * tail / 2**n))  # of whole numbers, which Python divides exactly however large they are
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several tests together, adjusted so that the chance of any false one stays bounded (Holm, 1979)."""
+    adjusted, worst = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        worst = max(worst, min(1.0, values[i] * (len(values) - rank)))
+        adjusted[i] = worst
+    return adjusted
+
+
 def paired_bootstrap(
     differences: Sequence[float],
     clusters: Sequence[Hashable] | None = None,

@@ -1,6 +1,7 @@
 """Accuracy, utilization and rationale length over iterations, as one picture: the paper's three curves."""
 
 import io
+from typing import Any
 
 from fem_core.report.summary import Summary
 
@@ -11,13 +12,7 @@ def curves(summary: Summary, format_: str = "svg") -> bytes:
     Args:
         format_: ``svg`` or ``png``.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = "fem"  # equal runs give equal files
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+    figure = blank((10.5, 3.2))
     accuracy, utilization, length = figure.subplots(1, 3)
     scored = [row for row in summary.rows if row.scores and row.exemplars == summary.rows[0].exemplars]
     xs = [row.iteration for row in scored]
@@ -52,6 +47,22 @@ def curves(summary: Summary, format_: str = "svg") -> bytes:
         if summary.iterations <= 10:
             axes.set_xticks(range(summary.iterations + 1))
         axes.spines[["top", "right"]].set_visible(False)
+    return picture(figure, format_)
+
+
+def blank(size: tuple[float, float]) -> Any:
+    """An empty figure, width and height in inches, that needs no display."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "fem"  # equal runs give equal files
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def picture(figure: Any, format_: str) -> bytes:
+    """The figure as a file, ``svg`` or ``png``."""
     out = io.BytesIO()
     figure.savefig(out, format=format_, dpi=150, metadata={"Date": None} if format_ == "svg" else None)
     return out.getvalue()

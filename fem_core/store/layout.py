@@ -20,6 +20,9 @@ DELETED = "deleted.json"
 RUNS = "runs"
 """The folder of all runs."""
 
+COMPARISONS = "compare"
+"""The folder of all reports of comparisons."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -40,6 +43,11 @@ def run_json(run: str) -> str:
 def deleted_json(run: str) -> str:
     """The mark of a deleted run: ``fem gc`` removes its data, and keeps its records."""
     return f"{run_dir(run)}/{DELETED}"
+
+
+def comparison(name: str) -> str:
+    """The folder of a comparison's report. It holds no artifact: what lies there is made anew from the runs."""
+    return f"{COMPARISONS}/{_name('comparison', name)}"
 
 
 def lease(run: str) -> str:

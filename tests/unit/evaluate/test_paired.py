@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fem_core.evaluate.paired import mcnemar, paired_bootstrap, t_interval, t_quantile
+from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap, t_interval, t_quantile
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -61,3 +61,8 @@ def test_pairs_of_one_problem_are_resampled_together() -> None:
 def test_a_bootstrap_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no pairs"):
         paired_bootstrap([])
+
+
+def test_several_tests_are_adjusted_together() -> None:
+    assert holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([]) == []

@@ -1,0 +1,161 @@
+"""A comparison as text: the tables that the terminal and report.md show, and what was done to make arms comparable.
+
+Contract: made from ``Results`` alone; the same results give the same text.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from fem_core.compare.results import FINISHED, OTHER, Line, Mean, Results
+from fem_core.digest import digest
+from fem_core.store import layout, tables
+from fem_core.store.store import Store
+
+HEADERS = (
+    *("arm", "iteration", "seeds", "accuracy", "utilization", "rationale tokens", "rationales"),
+    *("draws so far", "tokens drawn so far"),
+)
+PAIR_HEADERS = (
+    *("first", "second", "iterations", "seeds", "pairs", "only first right", "only second right"),
+    *("second - first", "95 % over problems", "over seeds", "McNemar p", "p, Holm"),
+)
+
+_MEANING = (
+    """Figures are means over seeds; ± is half of the 95 % Student interval over seeds, and absent for one seed."""
+)
+_TESTS = """Pairs are test problems that two arms answered under the same seed. The interval over problems is a percentile
+interval of 10,000 bootstrap resamples of problems; McNemar's exact test takes every pair as independent, which holds
+where seeds have test problems of their own. Neither knows how much training varies: the column over seeds does. Holm's
+p-values bound the chance of any false difference in this table."""
+
+
+def cells(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """Rows of the first table, in the order of ``HEADERS``; what there is not is a dash."""
+    shown = {line.arm: line.exemplars for line in reversed(lines)}
+    found: list[tuple[str, ...]] = []
+    for line in lines:
+        k = str(line.iteration) if line.iteration == line.last else f"{line.iteration} to {line.last}"
+        if line.exemplars != shown[line.arm]:
+            k += f", {line.exemplars} exemplars"
+        figures = line.figures
+        found.append(
+            (
+                line.arm,
+                k,
+                str(line.seeds),
+                _mean(figures.get("accuracy"), 3),
+                _mean(figures.get("utilization"), 3),
+                _mean(figures.get("mean_rationale_tokens"), 1),
+                _mean(figures.get("rationales"), 0),
+                _mean(figures.get("draws_so_far"), 0),
+                _mean(figures.get("drawn_tokens_so_far"), 0),
+            )
+        )
+    return found
+
+
+def pair_cells(results: Results) -> list[tuple[str, ...]]:
+    """Rows of the second table, in the order of ``PAIR_HEADERS``."""
+    return [
+        (
+            pair.first,
+            pair.second,
+            pair.iterations,
+            str(pair.seeds),
+            str(pair.pairs),
+            str(pair.only_first),
+            str(pair.only_second),
+            f"{pair.difference:+.3f}",
+            f"{pair.low:+.3f} to {pair.high:+.3f}",
+            _mean(pair.over_seeds, 3, "+") if pair.over_seeds.half is not None else "-",
+            _p(pair.p),
+            _p(pair.p_holm),
+        )
+        for pair in results.pairs
+    ]
+
+
+def title(results: Results) -> str:
+    """One line that says which comparison this is and how far it has come."""
+    done = sum(state == FINISHED for state in results.states.values())
+    return f"{results.comparison.name}: {done} of {len(results.states)} runs finished"
+
+
+def fairness(results: Results) -> str:
+    """What was done to make the arms comparable, in sentences."""
+    comparison = results.comparison
+    if comparison.fair == "accepted":
+        return (
+            f"Equal rationales: every iteration of every run trains on at most {comparison.accepted} rationales, a random "
+            "subset that the draws' seeds decide (filter.max_rationales); the rest are over_size. Draws differ."
+        )
+    if comparison.fair == "draws":
+        spent = ", ".join(f"{draws} (seed {seed})" for seed, draws in sorted(results.budget.items()))
+        return (
+            "Equal draws: under each seed all arms may use as many draws as the arm that drew least over its whole run: "
+            f"{spent or 'not known yet'}. An arm is read at its last iteration within that, so it may have used less; "
+            "iteration 0 means that its first iteration alone draws more. Training is not changed."
+        )
+    return "Nothing is made equal: arms differ in draws and in rationales."
+
+
+def notes(results: Results) -> list[str]:
+    """What the tables do not say by themselves."""
+    said = list(results.notes)
+    open_ = [f"{name} ({state})" for name, state in results.states.items() if state != FINISHED]
+    if open_:
+        said.append(f"Not finished: {', '.join(open_)}.")
+    if OTHER in results.states.values():
+        said.append(
+            "A run with another configuration is left out: an earlier form of this comparison made it. Give the comparison "
+            "another name."
+        )
+    return said
+
+
+def markdown(results: Results) -> str:
+    """The whole report."""
+    parts = [f"# {title(results)}", fairness(results), _table(HEADERS, cells(results.lines)), _MEANING]
+    if results.at_budget:
+        parts += ["## At equal draws", _table(HEADERS, cells(results.at_budget))]
+    if results.pairs:
+        parts += ["## Arms against each other", _table(PAIR_HEADERS, pair_cells(results)), _TESTS]
+    parts += [f"- {note}" for note in notes(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(store: Store, results: Results) -> str:
+    """Put ``report.md``, ``figures.svg`` and ``results.parquet`` where the comparison's report lies, and say where.
+
+    An earlier report is replaced: it was made from the same runs when they had come less far.
+    """
+    from fem_core.compare.figures import figures
+
+    folder = layout.comparison(results.comparison.name)
+    contents = {
+        "report.md": (markdown(results) + "\n![figures](figures.svg)\n").encode(),
+        "figures.svg": figures(results),
+        "results.parquet": tables.encode(results.table(), digest(sorted(results.states))),
+    }
+    for name, data in contents.items():
+        store.root.replace(f"{folder}/{name}", data)
+    return f"{store.url}/{folder}"
+
+
+def _mean(value: Mean | None, digits: int, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    text = f"{value.value:{sign}.{digits}f}"
+    return text if value.half is None else f"{text} ± {value.half:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def lines() -> Iterator[str]:
+        yield "| " + " | ".join(headers) + " |"
+        yield "|" + " --- |" * len(headers)
+        yield from ("| " + " | ".join(row) + " |" for row in rows)
+
+    return "\n".join(lines())
