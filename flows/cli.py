@@ -15,6 +15,7 @@ from cyclopts import App
 from fem_core.config import RunConfig, load_config
 from fem_core.errors import FemError, StoreAway
 from flows.commands.audit import audit
+from flows.commands.compare import compare
 from flows.commands.cp import cp
 from flows.commands.delete import delete
 from flows.commands.export import export
@@ -135,6 +136,7 @@ app.command(plan)
 app.command(show)
 app.command(resume)
 app.command(fork)
+app.command(compare)
 app.command(audit)
 app.command(lineage)
 app.command(trace)

@@ -212,7 +212,7 @@ def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
 def announce(config: RunConfig, parent: Parent | None = None) -> bool:
     """Say what a run has, by digest, and what it still has to do, before it does it; nothing for a new run.
 
-    A fork begins here: it is checked as the run itself would, and then written down.
+    A fork begins here.
 
     Returns:
         Whether there is something to draw.
@@ -222,10 +222,7 @@ def announce(config: RunConfig, parent: Parent | None = None) -> bool:
     if store.run(name) is None and parent is None:
         return True
     refuse_deleted(store, name)
-    steps = plan(config, store, parent)
-    if parent is not None:
-        store.create_run(prepare.run_record(name, config, parent))
-        refuse_deleted(store, parent.run)  # marked while this was checked; from now on the mark would be refused
+    steps = plan(config, store, parent) if parent is None else begin(config, store, parent)
     print(f"Run {name!r} in {store.url}:")
     for one in steps:
         print(_line(one, one.digest))
@@ -233,6 +230,14 @@ def announce(config: RunConfig, parent: Parent | None = None) -> bool:
     print(f"{there} of {len(steps)} artifacts are there, {len(steps) - there} are to be made.", flush=True)
     drawn = ("attempts", "predictions")
     return any(one.artifact.rsplit("/", 1)[-1].startswith(drawn) for one in steps if one.state in (TO_DO, WAITS))
+
+
+def begin(config: RunConfig, store: Store, parent: Parent) -> list[Planned]:
+    """Begin a fork: what it has and is to do, checked as the run itself would, and then written down."""
+    steps = plan(config, store, parent)
+    store.create_run(prepare.run_record(config.name or "fem", config, parent))
+    refuse_deleted(store, parent.run)  # marked while this was checked; from now on the mark would be refused
+    return steps
 
 
 def _line(one: Planned, identity: str | None) -> str:

@@ -31,7 +31,7 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
     Raises:
         FemError: a mistake that the user can mend.
     """
-    _quiet_prefect()
+    quiet_prefect()
     from prefect.exceptions import TerminationSignal
     from rich.console import Console
 
@@ -68,7 +68,7 @@ def _again(config: RunConfig) -> str:
     return shlex.join(["fem", "resume", config.name or "fem", "--store", config.store])
 
 
-def _quiet_prefect() -> None:
+def quiet_prefect() -> None:
     """The terminal belongs to the run's own lines; Prefect's log goes to its server."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

@@ -1,0 +1,161 @@
+"""A comparison as one Prefect flow: each of its runs by the flow ``fem``, here or through a deployment, then the report.
+
+Contract: the store holds all that counts, so the same parameters again do only what is missing. A run that fails stops
+no other. Runs with the same problems, base model and seed begin as forks of the first of them at iteration 0, so what
+has the same step key (problems, base model, its scores, perhaps first draws) is referred to and not made again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.deployments.flow_runs import arun_deployment
+from prefect.exceptions import ObjectNotFound
+
+from fem_core.compare.cells import Cell, cells, first_of
+from fem_core.compare.comparison import Comparison
+from fem_core.compare.report import markdown, write
+from fem_core.compare.results import FINISHED, Results, results, state
+from fem_core.config import RunConfig
+from fem_core.errors import FemError
+from fem_core.store import fork
+from fem_core.store.deletion import deleted_at
+from fem_core.store.patience import WORKING
+from fem_core.store.store import Store
+from flows.credentials import provide
+from flows.ending import sentence
+from flows.fem import artifact_key, fem
+from flows.plan import begin
+from tasks import step
+from tasks.prepare import run_record
+
+Did = Callable[[RunConfig], Awaitable[Any]]
+"""Does one run to its end."""
+
+
+class RunsFailed(Exception):
+    """Some runs of a comparison failed; the others are done. ``failures`` says why, by run."""
+
+    def __init__(self, failures: dict[str, BaseException]) -> None:
+        self.failures = failures
+        super().__init__("; ".join(f"{name}: {sentence(error)}" for name, error in failures.items()))
+
+
+@flow(name="compare", flow_run_name="{comparison.name}", validate_parameters=True)
+async def compare(comparison: Comparison, concurrency: int | None = None) -> dict[str, Any]:
+    """Do the runs of a comparison that are not finished, and report on all.
+
+    Args:
+        concurrency: runs at a time; the comparison's own number by default.
+
+    Returns:
+        State by run, and where the report lies.
+
+    Raises:
+        RunsFailed: after all others are done and reported.
+    """
+    found = cells(comparison)
+    await provide(found[0].config)
+    store = await step.in_store_thread(Store.open, found[0].config.store, patience=WORKING)
+    did = fem if comparison.deployment is None else _through(comparison.deployment)
+    failures: dict[str, BaseException] = {}
+
+    async def one(cell: Cell) -> None:
+        try:
+            await _run(store, cell, found, did)
+        except Exception as error:  # noqa: BLE001 (told at the end; no other run depends on this one)
+            get_run_logger().exception("%s failed", cell.name)
+            step.noted(cell.name, f"failed: {sentence(error)}")
+            failures[cell.name] = error
+
+    await in_order(found, concurrency or comparison.concurrency, one)
+    place, came = await step.in_store_thread(report, store, comparison, found)
+    await acreate_markdown_artifact(
+        markdown(came), key=artifact_key(comparison.name), description=f"Comparison {comparison.name}"
+    )
+    if failures:
+        raise RunsFailed(failures)
+    return {"report": place, "runs": dict(came.states)}
+
+
+async def in_order(found: Sequence[Cell], at_a_time: int, one: Callable[[Cell], Awaitable[None]]) -> None:
+    """Call ``one`` for every run, in order and so many at a time; a run waits for the end of the first of its group."""
+    waiting, ended, changed = list(found), set[str](), asyncio.Condition()
+
+    def ready() -> Cell | None:
+        firsts = ((cell, first_of(cell, found).name) for cell in waiting)
+        return next((cell for cell, first in firsts if first == cell.name or first in ended), None)
+
+    async def work() -> None:
+        while True:
+            async with changed:
+                await changed.wait_for(lambda: not waiting or ready() is not None)
+                if (cell := ready()) is None:
+                    return
+                waiting.remove(cell)
+            await one(cell)
+            async with changed:
+                ended.add(cell.name)
+                changed.notify_all()
+
+    await asyncio.gather(*(work() for _ in range(at_a_time)))
+
+
+def report(store: Store, comparison: Comparison, found: Sequence[Cell]) -> tuple[str, Results]:
+    """Read what the runs came to, and write the report; where it lies, and what it says."""
+    came = results(store, comparison, found)
+    return write(store, came), came
+
+
+async def _run(store: Store, cell: Cell, found: Sequence[Cell], did: Did) -> None:
+    if await step.in_store_thread(state, store, cell) == FINISHED:
+        step.ended(cell.name, "already done")
+        return
+    step.LISTENER.get().noted(cell.name, f"run {found.index(cell) + 1} of {len(found)}")
+    await step.in_store_thread(begin_beside, store, cell, first_of(cell, found), check=did is fem)
+    await did(cell.config)
+
+
+def begin_beside(store: Store, cell: Cell, first: Cell, *, check: bool = True) -> None:
+    """Begin a run as a fork of the first of its group, where that one is there and is what the comparison says.
+
+    Args:
+        check: as the run itself would, with its base model; False where the model need not be on this machine.
+
+    Raises:
+        FemError: the run cannot be done; it has not begun then.
+    """
+    theirs = store.run(first.name)
+    if cell.name == first.name or store.run(cell.name) is not None or theirs is None:
+        return
+    if theirs.digest == first.config.digest() and deleted_at(store, first.name) is None:
+        parent = fork.begin(store, first.name, None)
+        if check:
+            begin(cell.config, store, parent)
+        else:
+            store.create_run(run_record(cell.name, cell.config, parent))
+
+
+def _through(deployment: str) -> Did:
+    """Does runs through a Prefect deployment and waits for their ends."""
+
+    async def did(config: RunConfig) -> None:
+        try:
+            ended = await arun_deployment(
+                name=deployment,
+                parameters={"config": config.model_dump(mode="json")},
+                flow_run_name=config.name,
+                timeout=None,
+            )
+        except ObjectNotFound as error:
+            raise FemError(
+                f"There is no deployment {deployment!r} on this Prefect server. Deploy the flow first, or leave "
+                "deployment out to run here."
+            ) from error
+        if ended.state is None or not ended.state.is_completed():
+            said = "no state" if ended.state is None else f"{ended.state.name}. {ended.state.message or ''}".strip()
+            raise FemError(f"The flow run of {config.name} ended as {said} Look at it in the Prefect UI.")
+
+    return did

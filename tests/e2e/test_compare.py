@@ -1,0 +1,156 @@
+"""`fem compare` with a tiny model: two arms by two seeds really run, one arm that cannot, and what is left of it all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from place import Workplace, ask, until
+
+from benchmarks.tiny_model import answering_llama
+from fem_core.audit.audit import audit
+from fem_core.model import default_cache
+from fem_core.packaged_model import packaged_model
+from fem_core.store.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Workplace:
+    """Letters that the model answers with A, a third of them wrong."""
+    folder = tmp_path_factory.mktemp("compare")
+    questions = [f"Which of these letters comes first in row {n}?" for n in range(20)]
+    rows = [
+        {"question": q, "answer": "A" if n % 3 else "B", "choices": ["a" * (n + 1), "b" * (n + 1)]}
+        for n, q in enumerate(questions)
+    ]
+    (folder / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {
+        "iterations": 1,
+        "problems": {
+            "source": "table",
+            "path": "letters.jsonl",
+            "answer_kind": "choice",
+            "choices": "choices",
+            "test": 8,
+        },
+        "model": {"source": str(answering_llama(packaged_model(default_cache()), folder / "model", questions))},
+        "scheme": {"name": "rs"},
+        "sample": {"max_tokens": 32, "problems_per_part": 4, "engine": {"dtype": "float32", "kv_cache_gib": 0.5}},
+        "train": {"batch_size": 4, "micro_batch_size": 4, "precision": "fp32"},
+    }
+    comparison = {
+        "base": base,
+        "arms": [
+            {"name": "one", "set": {"scheme.budget": 1}},
+            {"name": "two", "set": {"scheme.budget": 2}},
+            {"name": "long", "set": {"sample.max_tokens": 5000}},
+        ],
+        "axes": {"seed": [0, 1]},
+        "exclude": [{"arm": "long", "seed": 1}],
+        "fair": "draws",
+    }
+    (folder / "letters.yaml").write_text(yaml.safe_dump(comparison, sort_keys=False))
+    return Workplace(folder, prefect_server)
+
+
+@pytest.fixture(scope="module")
+def done(bench: Workplace) -> "subprocess.CompletedProcess[str]":
+    return bench.fem("compare", "letters.yaml", timeout=1700)
+
+
+def manifest(bench: Workplace, run: str, artifact: str) -> Any:
+    return json.loads((bench.folder / "fem-store" / "runs" / run / artifact / "_manifest.json").read_text())
+
+
+def test_a_run_that_fails_stops_no_other_and_the_end_says_how_to_go_on(
+    bench: Workplace, done: "subprocess.CompletedProcess[str]"
+) -> None:
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "letters.long.seed-0 failed:" in done.stderr and "do not fit the model's context" in done.stderr
+    assert done.stderr.strip().endswith("1 of 5 runs failed. Continue with: fem compare letters.yaml")
+    assert "Traceback" not in done.stderr
+    assert "letters: 4 of 5 runs finished" in done.stdout
+    assert not (bench.folder / "fem-store" / "runs" / "letters.long.seed-0").exists(), "it was refused before it began"
+
+
+def test_the_report_compares_the_arms(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
+    folder = bench.folder / "fem-store" / "compare" / "letters"
+    text = (folder / "report.md").read_text()
+    assert "| one | 1 | 2 |" in text and "| two | 1 | 2 |" in text
+    assert "## Arms against each other" in text and "| one | two |" in text
+    assert "letters.long.seed-0 (to run)" in text
+    assert (folder / "figures.svg").read_text().startswith("<?xml")
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    assert {(row["run"], row["iteration"]) for row in rows} == {
+        (f"letters.{arm}.seed-{seed}", k) for arm in ("one", "two") for seed in (0, 1) for k in (0, 1)
+    }
+    assert all(row["accuracy"] is not None for row in rows)
+
+
+def test_runs_of_one_seed_share_what_the_first_made_and_audit_green(
+    bench: Workplace, done: "subprocess.CompletedProcess[str]", tmp_path: Path
+) -> None:
+    shared = ("problems/train", "problems/test", "model", "iteration=000/predictions", "iteration=000/scores")
+    for seed in (0, 1):
+        first, second = f"letters.one.seed-{seed}", f"letters.two.seed-{seed}"
+        for artifact in shared:
+            ours = manifest(bench, second, artifact)
+            assert ours["digest"] == manifest(bench, first, artifact)["digest"]
+            assert ours["source"] == (f"runs/{first}/{artifact}" if artifact != "model" else None)
+        assert manifest(bench, second, "iteration=001/attempts")["source"] is None
+    store = Store.open(str(bench.folder / "fem-store"), check=False)
+    for run in ("letters.one.seed-0", "letters.two.seed-0", "letters.two.seed-1"):
+        assert audit(store, run, deep=True, cache=tmp_path).broken == ()
+
+
+def test_scores_of_choices_hold_the_judges_figures(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
+    scores = manifest(bench, "letters.one.seed-0", "iteration=001/scores")
+    assert scores["step"]["version"] == 2
+    counts = scores["stats"]["judge"]["confusion"]["counts"]
+    assert sum(map(sum, counts)) == 8 and len(counts[0]) == 4
+
+
+def test_the_same_command_does_only_what_is_missing(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
+    listed = bench.fem("compare", "letters.yaml", "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert "letters: 4 of 5 runs are finished" in listed.stdout
+    again = bench.fem("compare", "letters.yaml")
+    assert again.returncode == 1
+    assert again.stdout.count("already done") == 4
+    reported = bench.fem("compare", "letters.yaml", "--report")
+    assert reported.returncode == 0 and "letters: 4 of 5 runs finished" in reported.stdout
+
+
+SERVE = (
+    "from prefect.deployments.runner import EntrypointType\n"
+    "from flows.fem import fem\n"
+    "fem.serve('here', entrypoint_type=EntrypointType.MODULE_PATH)"
+)
+
+
+def test_a_deployment_does_what_is_missing(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
+    comparison = yaml.safe_load((bench.folder / "letters.yaml").read_text())
+    served = comparison | {"name": "letters", "arms": comparison["arms"][:2], "exclude": [], "deployment": "fem/here"}
+    (bench.folder / "served.yaml").write_text(yaml.safe_dump(served, sort_keys=False))
+    missing = bench.folder / "fem-store/runs/letters.two.seed-1/iteration=001/scores/_manifest.json"
+    missing.unlink()
+    nowhere = bench.fem("compare", "served.yaml")
+    assert nowhere.returncode == 1
+    assert "There is no deployment 'fem/here' on this Prefect server." in nowhere.stderr
+    _, options = bench.command()
+    with (bench.folder / "serve.log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=log, stderr=log, **options)
+        try:
+            until(lambda: ask(bench.api, "/deployments/filter"), 120, "the deployment")
+            through = bench.fem("compare", "served.yaml", timeout=600)
+        finally:
+            server.terminate()
+            server.wait(60)
+    assert through.returncode == 0, through.stdout + through.stderr + (bench.folder / "serve.log").read_text()[-3000:]
+    assert missing.is_file() and "letters: 4 of 4 runs finished" in through.stdout
