@@ -7,14 +7,15 @@ has the same step key (problems, base model, its scores, perhaps first draws) is
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound
+from pydantic import Field
 
-from fem_core.compare.cells import Cell, cells, first_of
+from fem_core.compare.cells import Cell, cells, firsts
 from fem_core.compare.comparison import Comparison
 from fem_core.compare.report import markdown, write
 from fem_core.compare.results import FINISHED, Results, results, state
@@ -44,7 +45,7 @@ class RunsFailed(Exception):
 
 
 @flow(name="compare", flow_run_name="{comparison.name}", validate_parameters=True)
-async def compare(comparison: Comparison, concurrency: int | None = None) -> dict[str, Any]:
+async def compare(comparison: Comparison, concurrency: Annotated[int, Field(ge=1)] | None = None) -> dict[str, Any]:
     """Do the runs of a comparison that are not finished, and report on all.
 
     Args:
@@ -61,10 +62,11 @@ async def compare(comparison: Comparison, concurrency: int | None = None) -> dic
     store = await step.in_store_thread(Store.open, found[0].config.store, patience=WORKING)
     did = fem if comparison.deployment is None else _through(comparison.deployment)
     failures: dict[str, BaseException] = {}
+    first = firsts(found)
 
     async def one(cell: Cell) -> None:
         try:
-            await _run(store, cell, found, did)
+            await _run(store, cell, first[cell.name], did, f"run {found.index(cell) + 1} of {len(found)}")
         except Exception as error:  # noqa: BLE001 (told at the end; no other run depends on this one)
             get_run_logger().exception("%s failed", cell.name)
             step.noted(cell.name, f"failed: {sentence(error)}")
@@ -82,11 +84,10 @@ async def compare(comparison: Comparison, concurrency: int | None = None) -> dic
 
 async def in_order(found: Sequence[Cell], at_a_time: int, one: Callable[[Cell], Awaitable[None]]) -> None:
     """Call ``one`` for every run, in order and so many at a time; a run waits for the end of the first of its group."""
-    waiting, ended, changed = list(found), set[str](), asyncio.Condition()
+    first, waiting, ended, changed = firsts(found), list(found), set[str](), asyncio.Condition()
 
     def ready() -> Cell | None:
-        firsts = ((cell, first_of(cell, found).name) for cell in waiting)
-        return next((cell for cell, first in firsts if first == cell.name or first in ended), None)
+        return next((cell for cell in waiting if first[cell.name].name in (cell.name, *ended)), None)
 
     async def work() -> None:
         while True:
@@ -109,12 +110,12 @@ def report(store: Store, comparison: Comparison, found: Sequence[Cell]) -> tuple
     return write(store, came), came
 
 
-async def _run(store: Store, cell: Cell, found: Sequence[Cell], did: Did) -> None:
+async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str) -> None:
     if await step.in_store_thread(state, store, cell) == FINISHED:
         step.ended(cell.name, "already done")
         return
-    step.LISTENER.get().noted(cell.name, f"run {found.index(cell) + 1} of {len(found)}")
-    await step.in_store_thread(begin_beside, store, cell, first_of(cell, found), check=did is fem)
+    step.LISTENER.get().noted(cell.name, place)
+    await step.in_store_thread(begin_beside, store, cell, first, check=did is fem)
     await did(cell.config)
 
 

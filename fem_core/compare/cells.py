@@ -81,9 +81,10 @@ def cells(comparison: Comparison) -> list[Cell]:
     return found
 
 
-def first_of(cell: Cell, found: Iterable[Cell]) -> Cell:
-    """The run of a cell's group that comes first; perhaps the cell itself."""
-    return next(other for other in found if other.group == cell.group)
+def firsts(found: Iterable[Cell]) -> dict[str, Cell]:
+    """By the name of each run, the first run of its group; perhaps the run itself."""
+    groups: dict[str, Cell] = {}
+    return {cell.name: groups.setdefault(cell.group, cell) for cell in found}
 
 
 def _cell(comparison: Comparison, label: str, settings: Mapping[str, Any]) -> Cell:

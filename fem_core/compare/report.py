@@ -19,16 +19,14 @@ PAIR_HEADERS = (
     *("second - first", "95 % over problems", "over seeds", "McNemar p", "p, Holm"),
 )
 
-_MEANING = (
-    """Figures are means over seeds; ± is half of the 95 % Student interval over seeds, and absent for one seed."""
-)
+_MEANING = "Figures are means over seeds; ± is half of the 95 % Student interval over seeds, absent for one seed."
 _TESTS = """Pairs are test problems that two arms answered under the same seed. The interval over problems is a percentile
 interval of 10,000 bootstrap resamples of problems; McNemar's exact test takes every pair as independent, which holds
 where seeds have test problems of their own. Neither knows how much training varies: the column over seeds does. Holm's
 p-values bound the chance of any false difference in this table."""
 
 
-def cells(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+def line_cells(lines: Sequence[Line]) -> list[tuple[str, ...]]:
     """Rows of the first table, in the order of ``HEADERS``; what there is not is a dash."""
     shown = {line.arm: line.exemplars for line in reversed(lines)}
     found: list[tuple[str, ...]] = []
@@ -114,9 +112,9 @@ def notes(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The whole report."""
-    parts = [f"# {title(results)}", fairness(results), _table(HEADERS, cells(results.lines)), _MEANING]
+    parts = [f"# {title(results)}", fairness(results), _table(HEADERS, line_cells(results.lines)), _MEANING]
     if results.at_budget:
-        parts += ["## At equal draws", _table(HEADERS, cells(results.at_budget))]
+        parts += ["## At equal draws", _table(HEADERS, line_cells(results.at_budget))]
     if results.pairs:
         parts += ["## Arms against each other", _table(PAIR_HEADERS, pair_cells(results)), _TESTS]
     parts += [f"- {note}" for note in notes(results)]

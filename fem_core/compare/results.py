@@ -21,10 +21,14 @@ from fem_core.filter.verdict import ACCEPTED
 from fem_core.report.summary import Row, summarise
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
+from fem_core.store.deletion import deleted_at
 from fem_core.store.store import Store
 
-FINISHED, UNFINISHED, TO_RUN, OTHER = "finished", "unfinished", "to run", "another configuration"
-"""States of a run: scored to its last iteration, begun, not in the store, and in the store as another run."""
+FINISHED, UNFINISHED, TO_RUN = "finished", "unfinished", "to run"
+"""States of a run: scored to its last iteration, begun, and not in the store."""
+
+OTHER, DELETED = "another configuration", "deleted"
+"""States of a run that takes no part: in the store as another one, and marked deleted."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def state(store: Store, cell: Cell) -> str:
         return TO_RUN
     if record.digest != cell.config.digest():
         return OTHER
+    if deleted_at(store, cell.name) is not None:
+        return DELETED
     last = store.manifest(layout.iteration(cell.name, cell.config.iterations, "scores"))
     return UNFINISHED if last is None else FINISHED
 

@@ -59,8 +59,7 @@ def filter_attempts(
     )
     drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
     sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number))
-    order: list[int] = []
-    """Of the accepted draws in the order of their rows: who goes first where only so many may stay."""
+    order: list[int] = []  # of the accepted draws, row by row: who goes first where only so many may stay
     verdicts: list[pa.Table] = [VERDICTS.empty_table()]
     rationales: list[pa.Table] = [RATIONALES.empty_table()]
     number = 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fem_core.compare.cells import Cell, cells, first_of
+from fem_core.compare.cells import Cell, cells, firsts
 from fem_core.compare.comparison import Comparison, load_comparison
 from fem_core.errors import FemError
 from flows.commands.options import Set, StoreUrl
@@ -62,9 +62,10 @@ def _list(store: "Store", described: Comparison, found: Sequence[Cell]) -> None:
 
     width = max(len(cell.name) for cell in found)
     states = {cell.name: state(store, cell) for cell in found}
+    first = firsts(found)
     for cell in found:
-        first = first_of(cell, found)
-        shares = "" if first.name == cell.name else f"shares what {first.name} has made alike"
+        name = first[cell.name].name
+        shares = "" if name == cell.name else f"shares what {name} has made alike"
         print(f"{cell.name:{width}}  {states[cell.name]:21}  {cell.config.digest()[:12]}  {shares}".rstrip())
     done = sum(one == FINISHED for one in states.values())
     print(f"\n{described.name}: {done} of {len(found)} runs are finished, store {store.url}")
@@ -130,14 +131,14 @@ def _open(found: Sequence[Cell]) -> "Store":
 
 
 def _show(came: "Results", place: str) -> None:
-    from fem_core.compare.report import HEADERS, PAIR_HEADERS, cells, fairness, notes, pair_cells, title
+    from fem_core.compare.report import HEADERS, PAIR_HEADERS, fairness, line_cells, notes, pair_cells, title
 
     print(title(came))
     print(fairness(came))
-    _table(HEADERS, cells(came.lines))
+    _table(HEADERS, line_cells(came.lines))
     if came.at_budget:
         print("\nAt equal draws:")
-        _table(HEADERS, cells(came.at_budget))
+        _table(HEADERS, line_cells(came.at_budget))
     if came.pairs:
         print("\nArms against each other:")
         _table(PAIR_HEADERS, pair_cells(came))

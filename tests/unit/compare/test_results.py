@@ -12,12 +12,12 @@ from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, cells
 from fem_core.compare.comparison import Comparison
 from fem_core.compare.figures import figures
-from fem_core.compare.report import HEADERS, PAIR_HEADERS, markdown, pair_cells, write
-from fem_core.compare.report import cells as text_cells
+from fem_core.compare.report import HEADERS, PAIR_HEADERS, line_cells, markdown, pair_cells, write
 from fem_core.compare.results import Mean, results, state
 from fem_core.errors import FemError
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
+from fem_core.store.deletion import mark
 from fem_core.store.store import Store
 
 BASE: dict[str, Any] = {
@@ -124,6 +124,9 @@ def test_what_is_there_is_reported_and_the_rest_is_named(store: Store) -> None:
     assert "# c: 2 of 4 runs finished" in text
     assert "Not finished: c.a.seed-1 (unfinished), c.b.seed-1 (another configuration)." in text
     assert "an earlier form of this comparison made it" in text
+    mark(store, found[0].name)
+    left = results(store, comparison, found)
+    assert left.states[found[0].name] == "deleted" and not left.pairs
 
 
 def test_arms_with_other_test_problems_are_not_paired(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,10 +171,10 @@ def test_the_report_is_text_a_picture_and_rows_and_is_replaced(store: Store) -> 
 def test_tables_have_a_cell_for_every_header(store: Store) -> None:
     comparison = described()
     came = results(store, comparison, made(store, comparison))
-    assert {len(row) for row in text_cells(came.lines)} == {len(HEADERS)}
+    assert {len(row) for row in line_cells(came.lines)} == {len(HEADERS)}
     assert {len(row) for row in pair_cells(came)} == {len(PAIR_HEADERS)}
-    assert text_cells(came.lines)[2][:6] == ("a", "2", "2", "0.500 ± 0.000", "1.000 ± 0.000", "12.0 ± 0.0")
-    assert text_cells(came.lines)[0][4:6] == ("-", "-")
+    assert line_cells(came.lines)[2][:6] == ("a", "2", "2", "0.500 ± 0.000", "1.000 ± 0.000", "12.0 ± 0.0")
+    assert line_cells(came.lines)[0][4:6] == ("-", "-")
 
 
 def test_a_comparison_with_nothing_done_is_an_empty_report(store: Store) -> None:
