@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made_run
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from made_run import made_config, make_run, problems_of
 
 from fem_core import preview
 from fem_core.config import PromptsConfig, RunConfig
+from fem_core.evaluate.score import score
 from fem_core.filter.rationales import filter_attempts
 from fem_core.problems.problem import Problem, from_table, make_problem, to_table
 from fem_core.problems.ratings import scale_record
@@ -22,7 +24,7 @@ from fem_core.problems.verifier import math_record
 from fem_core.prompts import ChatTokens, messages
 from fem_core.store import fork, layout, tables
 from fem_core.store.store import Store
-from tasks import prepare
+from tasks import evaluate, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FIRST, SECOND = f"{RUN}/iteration=001", f"{RUN}/iteration=002"
@@ -59,6 +61,24 @@ def test_the_golden_stores_of_old_versions_hold(folder: Path, examine: Any) -> N
     result = examine(Store.open(str(folder), check=False), deep=True)
     assert result.broken == () and len(result.checked) == 18
     assert any("schema version" in finding.what for finding in result.findings)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_scores_of_classes_are_derived_as_their_own_version_gave_them(
+    tmp_path: Path, examine: Any, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    def labels(numbers: range) -> list[Problem]:
+        return [make_problem(f"Is {n} more than {n - 1}?", str(n % 3), "label") for n in numbers]
+
+    monkeypatch.setattr(made_run, "problems_of", labels)
+    monkeypatch.setattr(made_run, "score", lambda *inputs: score(*inputs, version))
+    monkeypatch.setattr(evaluate, "version", lambda kind: version)
+    store = Store.open(str(tmp_path / "store"))
+    made_run.make_run(store)
+    scores = store.manifest(f"{FIRST}/scores")
+    assert scores is not None and ("judge" in scores.stats) == (version == 2)
+    result = examine(store, deep=True)
+    assert result.broken == () and sum(row.rederived for row in result.checked) == 12
 
 
 def test_other_code_is_a_note_and_an_external_source_is_listed(made: Store, examine: Any) -> None:

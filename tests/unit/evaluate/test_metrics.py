@@ -113,17 +113,16 @@ def test_a_confusion_matrix_that_does_not_apply_says_why() -> None:
 
 
 def test_the_calibration_error_is_the_distance_of_agreement_from_being_right() -> None:
-    a, b, c = rated("1", "2", "3")
+    a, b, c, d = rated("1", "2", "3", "4")
     rows = [
         *draws(a, "1", "1", "1", "0", right="1"),  # confidence 0.75, right
         *draws(b, "0", "0", "0", "2", right="2"),  # confidence 0.75, wrong: the two share a bin, 0.75 against 0.5
-        *draws(c, None, None, None, None, right="3"),  # sure that there is no answer: 1.0 against 0
+        *draws(c, "3", "0", right="3"),  # confidence 0.5, right: the first of two equals
+        *draws(d, None, None, right="4"),  # sure that there is no answer: 1.0 against 0
     ]
-    found = metrics.calibration_error(
-        [pa.Table.from_pylist(rows[:6], ATTEMPTS), pa.Table.from_pylist(rows[6:], ATTEMPTS)]
-    )
-    assert found.n == 3
-    assert found.value == pytest.approx((2 * 0.25 + 1 * 1.0) / 3)
+    tables = [pa.Table.from_pylist(some, ATTEMPTS) for some in (rows[:6], rows[6:])]
+    found = metrics.calibration_error(tables)
+    assert found == metrics.Metric(pytest.approx((2 * 0.25 + 0.5 + 1.0) / 4), 4)
 
 
 def test_one_draw_for_a_problem_says_nothing_of_calibration() -> None:
