@@ -132,8 +132,10 @@ class PromptsConfig(Section):
 class SchemeConfig(Section):
     """The proposal q: which prompts are tried for a problem, and how often."""
 
-    name: Literal["rs", "star", "pps"] = "pps"
-    """``rs``: plain x M. ``star``: plain x M, then hinted x R for what plain got wrong. ``pps``: hinted x M."""
+    name: Literal["rs", "star", "pps", "answer_only", "human", "none"] = "pps"
+    """``rs``: plain x M. ``star``: plain x M, then hinted x R for what plain got wrong. ``pps``: hinted x M.
+    Control arms, which draw nothing and read no other field of this section: ``answer_only`` trains on the answer line
+    alone, ``human`` on the problems' gold rationales, ``none`` on nothing: it only scores the base model."""
     budget: int | None = Field(None, ge=1)
     """M, the draws of the scheme's first prompt kind; by default 4 for rs and 1 for star and pps."""
     hinted_budget: int = Field(1, ge=1)
@@ -322,8 +324,8 @@ class RunConfig(Section):
     """Where artifacts are kept: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
     s3: S3Config = Field(S3Config(), json_schema_extra=PLACE)
     """How an S3 store is reached."""
-    iterations: int = Field(5, ge=1)
-    """K, the number of EM iterations."""
+    iterations: int = Field(5, ge=0)
+    """K, the number of EM iterations: 1 at least, and 0 with ``scheme.name: none``, whatever is written here."""
     seed: int = Field(0, ge=0)
     """The run's seed; all other seeds derive from it."""
     problems: Problems
@@ -342,6 +344,24 @@ class RunConfig(Section):
     """The M-step."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Scoring."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_iterated_without_a_scheme(cls, data: Any) -> Any:
+        scheme = data.get("scheme") if isinstance(data, dict) else None
+        name = scheme.get("name") if isinstance(scheme, dict) else getattr(scheme, "name", None)
+        return {**data, "iterations": 0} if name == "none" else data
+
+    @model_validator(mode="after")
+    def _scheme_gives_something(self) -> "RunConfig":
+        if not self.iterations and self.scheme.name != "none":
+            raise ValueError("iterations is 0, which only scheme.name none has; set it to 1 at least")
+        if self.scheme.name == "answer_only" and self.filter.min_rationale_words:
+            raise ValueError(
+                f"scheme.name answer_only has no words before the answer line, and filter.min_rationale_words "
+                f"{self.filter.min_rationale_words} would reject them all; set it to 0"
+            )
+        return self
 
     @field_validator("store")
     @classmethod

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 
 from fem_core import families
 from fem_core.config import PromptsConfig, RunConfig
+from fem_core.errors import FemError
 from fem_core.hints import others
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem
 from fem_core.prompts import ChatTokens, PromptKind, completion, longest_prompt, messages
+from fem_core.sample.given import given_text, is_given
 from fem_core.sample.schemes import plan_of
 
 VERSION = 1
@@ -29,7 +31,8 @@ class Example:
     hinted: str
     """The sampling prompt with the hint."""
     training: str
-    """The training text: the plain training prompt and a completion in the form that an accepted draw takes."""
+    """The training text: the plain training prompt and a completion, the given one or in the form of an accepted draw;
+    empty where the problem is not trained on."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,20 @@ def examples(config: RunConfig, problems: Sequence[Problem], tokens: ChatTokens,
             answer=answer_text(problem),
             plain=tokens.text(messages(shown, problem, "plain", shown.sample_exemplars)),
             hinted=tokens.text(messages(shown, problem, "hinted", shown.sample_exemplars, known)),
-            training=tokens.text(
-                messages(shown, problem, "plain", shown.train_exemplars)
-                + completion(f"{problem.rationale or '<rationale>'}\nAnswer: {answer_text(problem)}"),
-                open_assistant=False,
-            ),
+            training=_training(config, problem, tokens),
         )
         for problem in problems[:count]
     ]
+
+
+def _training(config: RunConfig, problem: Problem, tokens: ChatTokens) -> str:
+    text: str | None = f"{problem.rationale or '<rationale>'}\nAnswer: {answer_text(problem)}"
+    if is_given(config.scheme):
+        text = given_text(config.scheme, problem)
+    if text is None or config.scheme.name == "none":
+        return ""
+    prompt = messages(config.prompts, problem, "plain", config.prompts.train_exemplars)
+    return tokens.text(prompt + completion(text), open_assistant=False)
 
 
 def examples_json(found: Sequence[Example]) -> list[dict[str, str]]:
@@ -110,4 +119,28 @@ def check_lengths(
         longest = longest_prompt(problems, lengths, room, what, needs)
         longest_prompt_ = max(longest_prompt_, longest)
         longest_sequence = max(longest_sequence, longest + needs)
+    if is_given(config.scheme):
+        _check_given(config, train, tokens, context)
     return Lengths(longest_prompt_, longest_sequence)
+
+
+def _check_given(config: RunConfig, train: Sequence[Problem], tokens: ChatTokens, context: int) -> None:
+    """Given completions are no draws that a limit ends: each must fit the context with its prompt.
+
+    Raises:
+        FemError: some do not.
+    """
+    texts = [(problem, text) for problem in train if (text := given_text(config.scheme, problem)) is not None]
+    shown = config.prompts
+    lengths = [
+        len(tokens.ids(messages(shown, problem, "plain", shown.train_exemplars) + completion(text)))
+        for problem, text in texts
+    ]
+    over = [(n, problem.problem_id) for n, (problem, _) in zip(lengths, texts, strict=True) if n > context]
+    if over:
+        longest, worst = max(over)
+        raise FemError(
+            f"{len(over)} of {len(texts)} training texts do not fit the model's context of {context} tokens; the longest is "
+            f"problem {worst} with {longest}. Lower prompts.train_exemplars, drop those problems, or use a model with a "
+            "longer context."
+        )

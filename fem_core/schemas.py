@@ -44,16 +44,20 @@ ATTEMPTS = pa.schema(
     [
         _column("problem_id", pa.string(), "The problem that was attempted."),
         _column("attempt", pa.int32(), "Index of the draw within its problem and iteration, from 0."),
-        _column("prompt_kind", pa.string(), "plain or hinted."),
+        _column("prompt_kind", pa.string(), "plain or hinted; given where the completion was not drawn."),
         _column("exemplars", pa.int32(), "How many exemplars the prompt showed."),
-        _column("text", pa.string(), "The completion as it was drawn."),
+        _column("text", pa.string(), "The completion as it was drawn, or given."),
         _column("answer", pa.string(), "The parsed answer; null where none could be parsed.", True),
         _column("verdict", pa.string(), "accepted, wrong_answer, unparsable, truncated or verifier_timeout."),
-        _column("finish_reason", pa.string(), "stop, length, or answer (ended after the answer line)."),
-        _column("prompt_tokens", pa.int32(), "Tokens of the prompt."),
-        _column("completion_tokens", pa.int32(), "Tokens of the completion."),
-        _column("logprob", pa.float64(), "Sum of the completion tokens' log-probabilities at temperature 1, nats."),
-        _column("seed", pa.int64(), "The draw's own seed."),
+        _column("finish_reason", pa.string(), "stop, length, answer (ended after the answer line), or given."),
+        _column("prompt_tokens", pa.int32(), "Tokens of the prompt; 0 where nothing was drawn."),
+        _column("completion_tokens", pa.int32(), "Tokens of the completion; 0 where it was not drawn."),
+        _column(
+            "logprob",
+            pa.float64(),
+            "Sum of the completion tokens' log-probabilities at temperature 1, nats; 0 where it was not drawn.",
+        ),
+        _column("seed", pa.int64(), "The draw's own seed; 0 where there is none."),
     ]
 )
 """Attempts of the E-step, and the predictions of an evaluation."""
@@ -62,7 +66,7 @@ VERDICTS = pa.schema(
     [
         _column("problem_id", pa.string(), "The problem."),
         _column("attempt", pa.int32(), "Index of the draw."),
-        _column("prompt_kind", pa.string(), "plain or hinted."),
+        _column("prompt_kind", pa.string(), "plain, hinted, or given (not drawn)."),
         _column("verdict", pa.string(), "The final verdict: that of the draw, or of the filter that rejected it."),
         _column("reason", pa.string(), "The verdict in words, with the values that decided it."),
     ]
@@ -74,8 +78,8 @@ RATIONALES = pa.schema(
         _column("completion", MESSAGES, "Rationale and answer line, as one assistant message."),
         _column("problem_id", pa.string(), "The problem."),
         _column("attempt", pa.int32(), "Index of the draw."),
-        _column("prompt_kind", pa.string(), "The kind of prompt that drew it."),
-        _column("completion_tokens", pa.int32(), "Tokens of the completion as drawn."),
+        _column("prompt_kind", pa.string(), "The kind of prompt that drew it; given where nothing did."),
+        _column("completion_tokens", pa.int32(), "Tokens of the completion as drawn; 0 where it was given."),
     ]
 )
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fem_core.problems.registry import ProblemSet
 from fem_core.prompts import ChatTokens, completion, messages
 from fem_core.report.calibration import Accepted, Calibration, Moment, Training, drawn, kinds, rates, training
 from fem_core.sample.client import EngineHost
+from fem_core.sample.given import is_given
 from fem_core.sample.job import DrawJob, host_settings
 from fem_core.sample.schemes import plan_of
 from fem_core.schemas import RATIONALES
@@ -139,9 +140,10 @@ class _Measured:
         base = todo.manifest(prepare.model_files(self._model), step.now(), stats={}, location=self._model.name)
         train, test = await self._commit("train", self._train), await self._commit("test", self._test)
         shown = [config.prompts.train_exemplars] + ([config.prompts.sample_exemplars] if self._baseline else [])
+        given = is_given(config.scheme)
         works = [sample.work(run.name, config, 1, train, base)]
         works += [evaluate.predictions_work(run.name, config, 0, test, base, exemplars) for exemplars in shown]
-        jobs = [sample.draw_job(run, "sample", works[0], 1, train, plan_of(config.scheme))]
+        jobs = [] if given else [sample.draw_job(run, "sample", works[0], 1, train, plan_of(config.scheme))]
         jobs += [
             evaluate.predictions_job(run, work, 0, test, exemplars)
             for work, exemplars in zip(works[1:], shown, strict=True)
@@ -149,6 +151,8 @@ class _Measured:
         settings = host_settings(config, self._model, longest_sequence)
         async with EngineHost(settings, run.cache / "logs" / "plan-engine.log") as host:
             heard = await _draw(host, jobs, (base.digest, self._model.path))
+            if given:
+                await step.in_store_thread(sample.give, run, works[0], self._train)
             tables = [await step.in_store_thread(self._parts, work) for work in works]
             draws = [
                 drawn(found, of, size)
@@ -156,6 +160,8 @@ class _Measured:
                     tables, [len(self._problems.train)] + [len(self._problems.test)] * len(shown), strict=True
                 )
             ]
+            if given:
+                draws[0] = replace(draws[0], draws=(0,) * len(draws[0].draws))
             measured = rates(heard.moments, sum(sum(one.first_prompt_tokens) for one in draws))
             memory = _resident(host.pid) if find_device() == "cpu" else None
             self._say(
@@ -170,7 +176,7 @@ class _Measured:
             swap = await self._swapped(host, test, checkpoint)
         return Calibration(
             sample=draws[0],
-            kinds=kinds(tables[0][0]),
+            kinds=() if given else kinds(tables[0][0]),
             evaluate=draws[1],
             baseline=draws[2] if self._baseline else None,
             rates=measured,

@@ -75,6 +75,8 @@ def run(config: Path, *, run: RunName = None, store: StoreUrl = None, set_: Set 
 def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> None:
     """Show the problems' figures, the plain and hinted prompts of three of them and one training text; draws nothing.
 
+    A control arm has no sampling prompts: of it, the three training texts are shown.
+
     Parameters
     ----------
     config
@@ -89,6 +91,8 @@ def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> Non
     from fem_core.problems.profile import lines
     from fem_core.problems.registry import load
     from fem_core.prompts import ChatTokens
+    from fem_core.sample.given import refuse_without_rationale
+    from fem_core.sample.schemes import plan_of
 
     resolved = resolve(config, None, None, set_)
     problems = load(resolved.problems, resolved.seed)
@@ -97,17 +101,21 @@ def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> Non
     print()
     if problems_only:
         return
+    refuse_without_rationale(resolved.scheme, problems.train)
     model = resolve_model(resolved.model, default_cache())
     tokens = ChatTokens(model.path, resolved.model.trust_remote_code)
     lengths = check_lengths(resolved, problems.train, problems.test, tokens, model.context_length)
+    shown = examples(resolved, problems.train, tokens)
+    draws = bool(plan_of(resolved.scheme).stages)
     print(f"Prompts: {described(resolved.prompts)}.\n")
-    for example in examples(resolved, problems.train, tokens):
+    for example in shown if draws else ():
         for name, text in (("plain", example.plain), ("hinted", example.hinted)):
             print(
                 f"--- problem {example.problem_id}, answer {example.answer!r}, {name} sampling prompt ---\n{safe(text)}\n"
             )
-    first = examples(resolved, problems.train, tokens, 1)[0]
-    print(f"--- problem {first.problem_id}, training text ---\n{safe(first.training)}\n")
+    for example in shown[:1] if draws else shown:
+        training = safe(example.training) or "(not trained on)"
+        print(f"--- problem {example.problem_id}, training text ---\n{training}\n")
     print(
         f"{len(problems.train)} training and {len(problems.test)} test problems; longest prompt {lengths.longest_prompt} "
         f"tokens, with completion {lengths.longest_sequence} of {model.context_length}."

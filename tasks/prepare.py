@@ -21,6 +21,7 @@ from fem_core.problems.problem import Problem, from_table, question_identity, to
 from fem_core.problems.profile import profiles
 from fem_core.problems.registry import ProblemSet, load
 from fem_core.prompts import ChatTokens
+from fem_core.sample.given import refuse_without_rationale
 from fem_core.store import fork, layout
 from fem_core.store.deletion import refuse_deleted
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
@@ -163,6 +164,7 @@ def check(
         known: the problems, where the store has them; their source is not asked then.
     """
     problems = known or load(config.problems, config.seed)
+    refuse_without_rationale(config.scheme, problems.train)
     tokens = ChatTokens(model.path, config.model.trust_remote_code)
     lengths = check_lengths(config, problems.train, problems.test, tokens, model.context_length)
     return problems, lengths, examples_json(examples(config, problems.train, tokens))

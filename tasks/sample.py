@@ -1,19 +1,23 @@
-"""The sample step: attempts for every training problem, drawn with the weights of the iteration before."""
+"""The sample step: attempts for every training problem, drawn with the weights of the iteration before, or given."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fem_core.config import RunConfig, identity_of
+from fem_core.problems.problem import Problem, from_table
+from fem_core.problems.verifier import Verifier
 from fem_core.sample.draw import draw_stats
+from fem_core.sample.given import given_attempts, given_stats, is_given
 from fem_core.sample.job import DrawJob
 from fem_core.sample.schemes import Plan, plan_of
 from fem_core.store import layout
-from fem_core.store.manifest import Manifest
+from fem_core.store.manifest import FileRecord, Manifest
 from tasks import step
 from tasks.train import stand_by
 
@@ -22,7 +26,16 @@ VERSION = 1
 
 
 def work(run_name: str, config: RunConfig, k: int, problems: Manifest, checkpoint: Manifest) -> step.Work:
-    """The attempts of iteration k, by identity."""
+    """The attempts of iteration k, by identity. Those of a control arm are of no checkpoint and the same each time."""
+    if is_given(config.scheme):
+        return step.Work(
+            kind="attempts",
+            artifact=layout.iteration(run_name, k, "attempts"),
+            step="sample",
+            version=VERSION,
+            config={"scheme": identity_of(config.scheme), "problems_per_part": config.sample.problems_per_part},
+            inputs=(step.input_of("problems", problems),),
+        )
     return step.Work(
         kind="attempts",
         artifact=layout.iteration(run_name, k, "attempts"),
@@ -49,7 +62,7 @@ def work(run_name: str, config: RunConfig, k: int, problems: Manifest, checkpoin
     on_failure=[step.failed],
 )
 async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest) -> Manifest:
-    """Draw the attempts of iteration k.
+    """Draw the attempts of iteration k, or give them.
 
     Args:
         checkpoint: theta^(k-1), the weights to draw with.
@@ -62,8 +75,35 @@ async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest
     if (done := await step.find(run, todo)) is not None:
         step.reused(label, done)
         return done
+    if is_given(run.config.scheme):
+        return await _give(run, todo, label, problems)
     job = draw_job(run, f"sample-{k}", todo, k, problems, plan_of(run.config.scheme))
     return await draw(run, job, todo, label, checkpoint, on_draining=lambda: stand_by(run, k))
+
+
+async def _give(run: step.Run, todo: step.Work, label: str, problems: Manifest) -> Manifest:
+    """Commit given attempts, in the parts that draws would lie in."""
+    started = step.now()
+
+    def make() -> Manifest:
+        known = from_table(run.store.read_table(problems))
+        files, tables = give(run, todo, known)
+        return todo.manifest(files, started, stats=given_stats(run.config.scheme, known, tables))
+
+    manifest = await step.commit(run, await step.in_store_thread(make))
+    lacking = manifest.stats["without_rationale"]
+    note = f", {lacking} problems have no gold rationale" if lacking else ""
+    step.ended(label, f"{manifest.stats['given']} completions given{note}")
+    return manifest
+
+
+def give(run: step.Run, todo: step.Work, problems: list[Problem]) -> tuple[list[FileRecord], list[pa.Table]]:
+    """Write the given attempts of some problems, and return them."""
+    scheme, size = run.config.scheme, run.config.sample.problems_per_part
+    with Verifier() as verifier:
+        tables = [given_attempts(scheme, problems[i : i + size], verifier) for i in range(0, len(problems), size)]
+    write = run.store.write_table
+    return [write(todo.artifact, layout.part_name(n), one, todo.key) for n, one in enumerate(tables)], tables
 
 
 def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest, plan: Plan) -> DrawJob:

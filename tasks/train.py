@@ -20,6 +20,7 @@ from prefect.tasks import exponential_backoff
 from fem_core.config import RunConfig, identity_of
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
+from fem_core.sample.given import is_given
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
@@ -50,8 +51,11 @@ def work(run_name: str, config: RunConfig, k: int, rationales: Manifest, start: 
     )
 
 
-def refuse_empty(k: int, stats: dict[str, Any]) -> None:
+def refuse_empty(k: int, stats: dict[str, Any], *, given: bool = False) -> None:
     """An iteration without a single rationale cannot be trained on.
+
+    Args:
+        given: the completions were not drawn.
 
     Raises:
         FemError: with the utilization, the verdicts, and what to try.
@@ -59,6 +63,11 @@ def refuse_empty(k: int, stats: dict[str, Any]) -> None:
     if stats["accepted"]:
         return
     verdicts = ", ".join(f"{name} {count}" for name, count in stats["verdicts"].items())
+    if given:
+        raise FemError(
+            f"Iteration {k} has no completion to train on: of {stats['attempts']} given ones for {stats['problems']} problems "
+            f"none was accepted ({verdicts}). Loosen the section filter, or look at the problems with `fem preview`."
+        )
     raise FemError(
         f"Iteration {k} has no rationale to train on: utilization is 0.000 of {stats['problems']} problems after "
         f"{stats['attempts']} draws ({verdicts}). Try exemplars (prompts.sample_exemplars), a hinted scheme "
@@ -91,7 +100,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     if (done := await step.find(run, todo)) is not None:
         step.reused(label, done)
         return done
-    refuse_empty(k, rationales.stats)
+    refuse_empty(k, rationales.stats, given=is_given(run.config.scheme))
     started = step.now()
     data = await step.in_store_thread(run.store.local_dir, rationales, run.cache)
     if run.host is not None:

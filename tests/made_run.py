@@ -7,6 +7,7 @@ this one.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fem_core.filter.verdict import judge
 from fem_core.problems.problem import Problem, make_problem, to_table
 from fem_core.problems.verifier import Verifier
 from fem_core.sample.draw import draw_stats
+from fem_core.sample.given import given_stats, is_given
 from fem_core.schemas import ATTEMPTS, TRAINING_LOG
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
@@ -43,9 +45,17 @@ def made_config(name: str = "made", **changes: Any) -> RunConfig:
     return parse_config(values | changes)
 
 
-def problems_of(numbers: range) -> list[Problem]:
-    """One sum per number."""
-    return [make_problem(f"What is {n} + {n + 1}?", str(2 * n + 1), "number") for n in numbers]
+def problems_of(numbers: range, explained: bool = False) -> list[Problem]:
+    """One sum per number; ``explained`` gives all but each third a gold rationale."""
+    return [
+        make_problem(
+            f"What is {n} + {n + 1}?",
+            str(2 * n + 1),
+            "number",
+            rationale=f"{n} and {n + 1} together are {2 * n + 1}." if explained and n % 3 else None,
+        )
+        for n in numbers
+    ]
 
 
 def make_run(
@@ -70,7 +80,8 @@ def make_run(
         made.append(store.commit(todo.manifest(files, step.now(), stats=stats, **more)))
         return made[-1]
 
-    make = make or problems_of
+    explained = {"explained": True} if config.scheme.name == "human" else {}
+    make = make or partial(problems_of, **explained)
     sides = {"train": make(range(10)), "test": make(range(100, 104))}
     source = (InputRef(role="sums.jsonl", artifact="sums.jsonl", digest="5" * 64),)
     split: dict[str, Manifest] = {}
@@ -88,17 +99,21 @@ def make_run(
     checkpoint = model
     for k in range(1, (iterations or config.iterations) + 1):
         todo = sample.work(name, config, k, split["train"], checkpoint)
-        tables = [
-            _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True)
-            for i in range(0, 10, PER_PART)
-        ]
-        attempts = commit(
-            todo,
-            [store.write_table(todo.artifact, layout.part_name(n), t, todo.key) for n, t in enumerate(tables)],
-            draw_stats(tables),
-            seeds={"run": config.seed},
-            engine={"weights": checkpoint.digest, "dtype": "float32"},
-        )
+        if is_given(config.scheme):
+            files, tables = sample.give(step.Run(name, config, store, Path()), todo, sides["train"])
+            attempts = commit(todo, files, given_stats(config.scheme, sides["train"], tables))
+        else:
+            tables = [
+                _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True)
+                for i in range(0, 10, PER_PART)
+            ]
+            attempts = commit(
+                todo,
+                [store.write_table(todo.artifact, layout.part_name(n), t, todo.key) for n, t in enumerate(tables)],
+                draw_stats(tables),
+                seeds={"run": config.seed},
+                engine={"weights": checkpoint.digest, "dtype": "float32"},
+            )
         filtered = filter_attempts(sides["train"], tables, config.filter, config.prompts)
         for kind, table in (("verdicts", filtered.verdicts), ("rationales", filtered.rationales)):
             todo = filter_task.work(name, config, k, kind, split["train"], attempts)

@@ -13,6 +13,7 @@ from fem_core.audit.findings import Finding
 from fem_core.audit.ledger import Ledger, in_store
 from fem_core.digest import digest, step_key
 from fem_core.errors import FemError
+from fem_core.sample.given import given_by
 from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store import fork, layout
 from fem_core.store.diff import differences
@@ -98,8 +99,12 @@ def check(ledger: Ledger, manifest: Manifest, place: str, configs: dict[str, dic
         yield from _reference(ledger, manifest, place)
     rows = sum(record.rows or 0 for record in manifest.files)
     figure = "accepted" if manifest.kind == "rationales" else _ROWS.get(manifest.kind)
-    if figure is not None and manifest.stats.get(figure, rows) != rows:
-        yield broken(f"stats.{figure}", manifest.stats[figure], f"{rows} rows")
+    if figure is not None:
+        counted = manifest.stats.get(figure, rows)
+        if figure == "draws" and given_by(step.config) is not None:
+            figure, counted = "given", manifest.stats.get("given", rows)
+        if counted != rows:
+            yield broken(f"stats.{figure}", counted, f"{rows} rows")
     rationales = ledger.producer(manifest, "rationales")
     if manifest.kind == "checkpoint" and rationales is not None:
         trained = sum(record.rows or 0 for record in rationales.files)
@@ -115,7 +120,7 @@ def run_of(artifact: str) -> str:
 def _inputs(ledger: Ledger, manifest: Manifest, place: str) -> Iterator[Finding]:
     roles = {ref.role: ref for ref in manifest.inputs}
     for role, kinds in _ROLES.get(manifest.kind, {}).items():
-        if role not in roles:
+        if role not in roles and not (role == "checkpoint" and given_by(manifest.step.config) is not None):
             yield Finding("broken", place, layout.MANIFEST, f"input {role}", f"an input of kind {kinds[0]}", "none")
     for ref in manifest.inputs:
         if in_store(ref.artifact):

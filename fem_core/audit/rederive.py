@@ -1,4 +1,5 @@
-"""The deterministic steps done again from what they read: prompts, verdicts, rationales, scores; and each draw's seed.
+"""The deterministic steps done again from what they read: prompts, given completions, verdicts, rationales, scores; and
+each draw's seed.
 
 Contract: only steps whose code has the recorded version are done again. What is compared is the bytes of the files; where
 they differ and another pyarrow wrote them, the tables. A verifier that does not decide in time decides nothing here
@@ -21,7 +22,7 @@ from fem_core.audit import tokenizer
 from fem_core.audit.content import contrast
 from fem_core.audit.findings import Finding
 from fem_core.audit.ledger import Ledger
-from fem_core.config import FilterConfig, PromptsConfig, parse_config
+from fem_core.config import FilterConfig, PromptsConfig, SchemeConfig, parse_config
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
 from fem_core.evaluate import score as scoring
@@ -30,6 +31,8 @@ from fem_core.filter.verdict import VERIFIER_TIMEOUT, judge
 from fem_core.problems.problem import Problem
 from fem_core.problems.verifier import Verifier
 from fem_core.sample.draw import draw_stats
+from fem_core.sample.given import given_by, given_rows, given_stats
+from fem_core.schemas import ATTEMPTS
 from fem_core.store import tables
 from fem_core.store.manifest import Manifest
 
@@ -114,10 +117,21 @@ class Rederiver:
         names = sorted(record.path for record in manifest.files if record.path.endswith(".parquet"))
         for name, table in zip(names, self._store.iter_tables(manifest, _JUDGED), strict=True):
             yield from self._part(manifest, name, table, problems)
-        stats = draw_stats(
-            self._store.iter_tables(manifest, ["problem_id", "verdict", "prompt_tokens", "completion_tokens"])
-        )
-        yield from _stats(manifest, stats)
+        scheme = given_by(manifest.step.config)
+        counted = self._store.iter_tables(manifest, ["problem_id", "verdict", "prompt_tokens", "completion_tokens"])
+        if scheme is not None:
+            yield from self._given(manifest, scheme, list(problems.values()))
+            yield from _stats(manifest, given_stats(scheme, problems.values(), counted))
+        else:
+            yield from _stats(manifest, draw_stats(counted))
+
+    def _given(self, manifest: Manifest, scheme: SchemeConfig, problems: list[Problem]) -> Iterator[Finding]:
+        """Rows that are not those given again; their verdicts are judged row by row."""
+        again = pa.Table.from_pylist(given_rows(scheme, problems), schema=ATTEMPTS).drop_columns(["answer", "verdict"])
+        there = self._store.read_table(manifest).select(again.column_names)
+        first = _first_difference(there, again)
+        if first is not None:
+            yield _broken(manifest, None, f"completions, given again, {first[0]}", first[1], first[2])
 
     def _part(
         self, manifest: Manifest, name: str, table: pa.Table, problems: Mapping[str, Problem]
@@ -129,7 +143,7 @@ class Rederiver:
             if problem is None:
                 yield _broken(manifest, name, what, "a problem of the step's input", "no such problem")
                 continue
-            if manifest.kind == "attempts":
+            if manifest.kind == "attempts" and given_by(config) is None:
                 seed = derive_seed(config["seed"], config["iteration"], row["problem_id"], row["attempt"])
                 if row["seed"] != seed:
                     yield _broken(manifest, name, f"seed of {what}", row["seed"], seed)
@@ -197,11 +211,20 @@ class Rederiver:
         first = _first_difference(there, table)
         if first is not None:
             yield _broken(manifest, record.path, f"table, derived again, {first[0]}", first[1], first[2])
+        elif self._described_otherwise(manifest, table, there):
+            what = "derived again, the same table with other words in its columns' descriptions"
+            yield Finding("note", manifest.artifact, record.path, what)
         elif other := _other_versions(manifest, "pyarrow"):
             what = f"derived again, the same table in other bytes{other}"
             yield Finding("note", manifest.artifact, record.path, what)
         else:
             yield _broken(manifest, record.path, "sha256, derived again (the same table)", record.sha256, sha256)
+
+    def _described_otherwise(self, manifest: Manifest, table: pa.Table, there: pa.Table) -> bool:
+        """Whether the columns' descriptions are all that differs: a later version may word them better."""
+        fields = [mine.with_metadata(theirs.metadata) for mine, theirs in zip(table.schema, there.schema, strict=True)]
+        same = table.cast(pa.schema(fields, table.schema.metadata))
+        return hashlib.sha256(tables.encode(same, manifest.step.key)).hexdigest() == manifest.files[0].sha256
 
     # -- scores -------------------------------------------------------------------------------------------------------
 

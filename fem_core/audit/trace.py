@@ -12,6 +12,7 @@ from typing import Any
 
 from fem_core.audit.render import printable
 from fem_core.errors import Corrupt, FemError
+from fem_core.sample.given import given_by
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
 
@@ -42,8 +43,8 @@ class Trained:
     rationales: Manifest
     problems: Manifest
     attempts: Manifest
-    drawn_by: InputRef
-    """The weights that drew the attempts."""
+    drawn_by: InputRef | None
+    """The weights that drew the attempts; None where the completions were given."""
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Counts:
     iteration: int
     checkpoint: str
     drawn_by: str
+    """Artifact of the weights; empty, as its digest is, where the completions were given."""
     drawn_by_digest: str
     rows: int = 0
     problems: int = 0
@@ -85,7 +87,7 @@ def iterations(store: Store, checkpoint: Manifest) -> list[Trained]:
                 rationales=rationales,
                 problems=_input(store, rationales, "problems"),
                 attempts=attempts,
-                drawn_by=_reference(attempts, "checkpoint"),
+                drawn_by=None if given_by(attempts.step.config) else _reference(attempts, "checkpoint"),
             )
         )
         checkpoint = _input(store, checkpoint, "start")
@@ -98,6 +100,7 @@ def rows(store: Store, trained: Trained, counts: Counts) -> Iterator[dict[str, A
     Raises:
         Corrupt: a file does not hold, or a rationale has no attempt or problem.
     """
+    drew, weights = _drew(trained)
     questions = {
         row["problem_id"]: short(row["question"])
         for table in store.iter_tables(trained.problems, ["problem_id", "question"])
@@ -124,8 +127,8 @@ def rows(store: Store, trained: Trained, counts: Counts) -> Iterator[dict[str, A
                 "problem_id": row["problem_id"],
                 "attempt": row["attempt"],
                 "prompt_kind": row["prompt_kind"],
-                "drawn_by": trained.drawn_by.artifact,
-                "drawn_by_digest": trained.drawn_by.digest,
+                "drawn_by": drew,
+                "drawn_by_digest": weights,
                 "seed": row["seed"],
                 "question": questions[row["problem_id"]],
             }
@@ -134,9 +137,13 @@ def rows(store: Store, trained: Trained, counts: Counts) -> Iterator[dict[str, A
 def trace(store: Store, found: list[Trained], counts: list[Counts]) -> Iterator[dict[str, Any]]:
     """The rows of all iterations; ``counts`` gets an entry per iteration as its rows begin."""
     for trained in found:
-        drawn_by = trained.drawn_by
-        counts.append(Counts(trained.iteration, trained.checkpoint.artifact, drawn_by.artifact, drawn_by.digest))
+        counts.append(Counts(trained.iteration, trained.checkpoint.artifact, *_drew(trained)))
         yield from rows(store, trained, counts[-1])
+
+
+def _drew(trained: Trained) -> tuple[str, str]:
+    """Artifact and digest of the weights that drew; nothing where none did."""
+    return ("", "") if trained.drawn_by is None else (trained.drawn_by.artifact, trained.drawn_by.digest)
 
 
 def short(question: str) -> str:

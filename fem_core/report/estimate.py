@@ -89,21 +89,24 @@ def estimate(found: Calibration, iterations: int, epochs: float, made: str, hard
     """Scale a calibration to a run.
 
     The engine starts in the first sample step; each later one waits for new weights, and so does the last evaluation. An
-    evaluation shares the engine with the sample step after it, so the emptying batch is counted once for the two.
+    evaluation shares the engine with the sample step after it, so the emptying batch is counted once for the two. Where
+    nothing is sampled (given completions), the engine starts, and waits, for the evaluations.
 
     Args:
         iterations: K.
         epochs: ``train.epochs``.
     """
+    sampled = any(found.sample.draws)
+    alone = 0.0 if sampled else found.engine_start
     steps = [
         StepEstimate("prepare", None, None, None, None, fixed(found.prepare_seconds), fixed(found.prepare_bytes)),
-        _draws("evaluate", 0, found.evaluate, found.rates, found.rates.tail),
+        _draws("evaluate", 0, found.evaluate, found.rates, found.rates.tail + alone),
     ]
     if found.baseline is not None:
         steps.append(_draws(BASELINE, 0, found.baseline, found.rates, 0.0))
     for k in range(1, iterations + 1):
-        before = found.engine_start if k == 1 else found.swap
-        after = found.rates.tail + (found.swap if k == iterations else 0.0)
+        before = 0.0 if not sampled else found.engine_start if k == 1 else found.swap
+        after = found.rates.tail + (found.swap if k == iterations or not sampled else 0.0)
         steps += [
             _draws("sample", k, found.sample, found.rates, before),
             _filter(k, found),

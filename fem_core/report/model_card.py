@@ -13,6 +13,7 @@ import yaml
 from fem_core.config import FilterConfig, SchemeConfig
 from fem_core.errors import FemError
 from fem_core.report.summary import HEADERS, cells, notes, summarise
+from fem_core.sample.given import is_given
 from fem_core.sample.schemes import plan_of
 from fem_core.store import fork, layout
 from fem_core.store.manifest import Manifest
@@ -21,7 +22,21 @@ from fem_core.store.store import Store
 _COLUMNS = HEADERS[:6]
 """Of the run's table: what it scored and used, not what it cost."""
 
-_SCHEMES = {"rs": "RS, rejection sampling", "star": "STaR", "pps": "PPS, prompt posterior sampling"}
+_SCHEMES = {
+    "rs": "RS, rejection sampling",
+    "star": "STaR",
+    "pps": "PPS, prompt posterior sampling",
+    "answer_only": "answer-only fine-tuning, a control: the completion is the right answer without a rationale",
+    "human": "fine-tuning on the data's own rationales, a control",
+}
+_FEM = (
+    "fine-tuned by filtered expectation maximization (arXiv 2512.20169) to reason before it answers: in each iteration "
+    "the model draws rationales, those that end in the right answer are kept, and the model is trained on them."
+)
+_GIVEN = {
+    "answer_only": "fine-tuned on right answers alone, as a control arm: it was not taught to reason.",
+    "human": "fine-tuned on the rationales that the data come with, as a control arm: it drew none of its own.",
+}
 
 
 def model_card(store: Store, run: str, k: int) -> str:
@@ -44,9 +59,7 @@ def model_card(store: Store, run: str, k: int) -> str:
             _front_matter(config, base if model.location else None),
             f"# {_md(run)}, iteration {k} of {summary.iterations}",
             "",
-            f"This is {_md(base)}, fine-tuned by filtered expectation maximization (arXiv 2512.20169) to reason before it "
-            "answers: in each iteration the model draws rationales, those that end in the right answer are kept, and "
-            "the model is trained on them.",
+            f"This is {_md(base)}, {_GIVEN.get(config['scheme']['name'], _FEM)}",
             *(["", f"The run was forked from {_md(parent.run)}@{parent.iteration}."] if parent else []),
             "",
             "## What this folder holds",
@@ -157,11 +170,14 @@ def _method(config: Mapping[str, Any], checkpoint: Manifest) -> list[str]:
     plan = ", then ".join(f"{stage.kind} prompt × {stage.budget}" for stage in plan_of(scheme).stages)
     hint = config["prompts"].get("hint", "answer")
     filters = FilterConfig.model_validate(config["filter"]).model_dump(exclude_defaults=True)
-    return [
+    drawn = [
         f"- scheme: {_SCHEMES[scheme.name]} ({plan}); keeps {'the first' if scheme.keep == 'first' else 'every'} accepted draw",
         *([f"- hint of the hinted prompt: {hint}"] if hint != "answer" and "hinted" in plan_of(scheme).kinds else []),
-        *(["- filters: " + ", ".join(f"{name} {value}" for name, value in filters.items())] if filters else []),
         f"- sampling: temperature {sample['temperature']}, top_p {sample['top_p']}, at most {sample['max_tokens']} tokens",
+    ]
+    return [
+        *([f"- scheme: {_SCHEMES[scheme.name]}"] if is_given(scheme) else drawn),
+        *(["- filters: " + ", ".join(f"{name} {value}" for name, value in filters.items())] if filters else []),
         f"- training: {train['method']}, from the {train['init']} checkpoint, learning rate {did['learning_rate']:.3g} in "
         f"this iteration, {train['epochs']:g} epochs, batches of {train['batch_size']}; {checkpoint.stats['rationales']} "
         "rationales",

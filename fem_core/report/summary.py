@@ -25,6 +25,11 @@ class Row:
     seconds: dict[str, float] = field(default_factory=dict)
     """By step: sample, filter, train, evaluate."""
 
+    @property
+    def given(self) -> bool:
+        """Whether the iteration was trained on given completions: then nothing was drawn, and no length is known."""
+        return self.drawn is not None and "given" in self.drawn
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -132,7 +137,7 @@ def _cells(row: Row, summary: Summary) -> tuple[str, ...]:
         f"{scores['accuracy']:.3f}" if scores else "-",
         f"{scores['low']:.3f} to {scores['high']:.3f}" if scores else "-",
         f"{filtered['utilization']:.3f}" if filtered else "-",
-        f"{filtered['mean_rationale_tokens']:.1f}" if filtered else "-",
+        f"{filtered['mean_rationale_tokens']:.1f}" if filtered and not row.given else "-",
         str(drawn["draws"]) if drawn else "-",
         str(drawn["completion_tokens"]) if drawn else "-",
         *seconds,

@@ -2,7 +2,8 @@
 
 Contract: a plan is a sequence of stages; a later stage is entered only when no draw of the earlier ones was accepted.
 ``keep: first`` stops at the first acceptance, ``keep: all`` spends a stage's budget. The stepper sees outcomes only,
-so every scheme is exactly as many lines as its row in DESIGN's table (arXiv 2512.20169, section 4).
+so every scheme is exactly as many lines as its row in DESIGN's table (arXiv 2512.20169, section 4). The control arms
+draw nothing: their plan has no stage (``given.py`` has their completions).
 """
 
 from collections.abc import Sequence
@@ -52,9 +53,11 @@ EVALUATION = Plan((Stage("plain", 1),))
 
 
 def plan_of(scheme: SchemeConfig) -> Plan:
-    """The plan of a configured scheme: RS(M), STaR(M, R) or PPS(M)."""
+    """The plan of a configured scheme: RS(M), STaR(M, R) or PPS(M); without a stage for what draws nothing."""
     stages: tuple[Stage, ...]
-    if scheme.name == "rs":
+    if scheme.name in ("answer_only", "human", "none"):
+        stages = ()
+    elif scheme.name == "rs":
         stages = (Stage("plain", scheme.budget or 4),)
     elif scheme.name == "star":
         stages = (Stage("plain", scheme.budget or 1), Stage("hinted", scheme.hinted_budget))

@@ -36,10 +36,12 @@ def fork(parent: str, *, run: str, store: StoreUrl = None, set_: Set = (), dry_r
     if run == name:
         raise FemError(f"A fork needs a name of its own, and {run!r} is its parent's. Name another with --run.")
     config = parse_config(with_overrides(record.config, record.places, set_) | {"name": run, "store": url})
-    if start.iteration >= config.iterations:
+    if start.iteration >= max(config.iterations, 1):  # a run of the scheme none has no iteration, and the base to score
+        way = f"Ask for more with --set iterations={start.iteration + 1}, or fork from an earlier iteration."
+        if not config.iterations:
+            way = f"The scheme none scores the base model alone: fork {name} without an iteration."
         raise FemError(
-            f"The fork would have nothing to do: it starts from iteration {start.iteration} of {config.iterations}. "
-            f"Ask for more with --set iterations={start.iteration + 1}, or fork from an earlier iteration."
+            f"The fork would have nothing to do: it starts from iteration {start.iteration} of {config.iterations}. {way}"
         )
     if dry_run:
         from flows.plan import show_plan

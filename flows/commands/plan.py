@@ -45,6 +45,11 @@ def plan(
     resolved = resolve(config, run, store, set_)
     if problems < 2:
         raise FemError(f"--problems is {problems}, and a range needs 2 at least. Leave it out for {PROBLEMS}.")
+    if not resolved.iterations:
+        raise FemError(
+            "The scheme none draws and trains nothing, so there is nothing to calibrate. Run it: it scores the base model "
+            "once, as every run does before its first iteration."
+        )
     made, seconds = _estimated(resolved, problems)
     show_estimate(resolved, made)
     name = resolved.name or "fem"

@@ -103,7 +103,11 @@ def _counted(counts: "list[Counts]") -> list[str]:
         return ["This is the base model: no training row made it."]
     return [
         f"iteration {one.iteration}: {one.rows} rows of {one.problems} problems, "
-        f"{one.kinds.get('plain', 0)} plain and {one.kinds.get('hinted', 0)} hinted, "
-        f"drawn by {one.drawn_by} ({one.drawn_by_digest[:12]})"
+        + (
+            f"{one.kinds.get('plain', 0)} plain and {one.kinds.get('hinted', 0)} hinted, "
+            f"drawn by {one.drawn_by} ({one.drawn_by_digest[:12]})"
+            if one.drawn_by
+            else "given, not drawn"
+        )
         for one in counts
     ]

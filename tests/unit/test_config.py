@@ -26,8 +26,16 @@ def written(tmp_path: Path, data: object) -> Path:
         ({**SMALL, "scheme": {"nam": "rs"}}, "Unknown key 'scheme.nam'; did you mean 'scheme.name'?"),
         ({**SMALL, "sample": {"engine": {"dtyp": "auto"}}}, "did you mean 'sample.engine.dtype'?"),
         ({"problems": {"source": "reasoning_gym", "datset": "gcd"}}, "did you mean 'problems.dataset'?"),
-        ({**SMALL, "scheme": {"name": "gibbs"}}, "scheme.name: Input should be 'rs', 'star' or 'pps' (got 'gibbs')"),
-        ({**SMALL, "iterations": 0}, "iterations: Input should be greater than or equal to 1 (got 0)"),
+        (
+            {**SMALL, "scheme": {"name": "gibbs"}},
+            "scheme.name: Input should be 'rs', 'star', 'pps', 'answer_only', 'human' or 'none'",
+        ),
+        ({**SMALL, "iterations": -1}, "iterations: Input should be greater than or equal to 0 (got -1)"),
+        ({**SMALL, "iterations": 0}, "iterations is 0, which only scheme.name none has; set it to 1 at least."),
+        (
+            {**SMALL, "scheme": {"name": "answer_only"}, "filter": {"min_rationale_words": 3}},
+            "filter.min_rationale_words 3 would reject them all; set it to 0.",
+        ),
         ({**SMALL, "prompts": {"plain": "{question} {answer}"}}, "must not contain {answer}"),
         ({**SMALL, "prompts": {"sample_exemplars": 1}}, "1 exemplars are asked for, but prompts.exemplars holds 0"),
         ({**SMALL, "train": {"batch_size": 12, "micro_batch_size": 8}}, "not a multiple of micro_batch_size"),

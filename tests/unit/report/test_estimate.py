@@ -68,6 +68,15 @@ def test_sampling_follows_the_draws_that_the_plan_took_on_each_problem() -> None
     assert first.bytes.value == 14_000
 
 
+def test_where_nothing_is_sampled_the_engine_starts_and_waits_for_the_evaluations() -> None:
+    nothing = dict.fromkeys(("draws", "first_prompt_tokens", "prompt_tokens", "completion_tokens"), (0,) * 4)
+    steps = by_name(CALIBRATION, sample=dataclasses.replace(CALIBRATION.sample, **nothing))  # type: ignore[arg-type]
+    sample = steps["sample 1"]
+    assert sample.draws and sample.tokens and sample.draws.value == sample.tokens.value == sample.seconds.value == 0
+    assert steps["evaluate 0"].seconds.value == pytest.approx(5 + 30 + 3 + 11)
+    assert steps["evaluate 1"].seconds.value == pytest.approx(5 + 30 + 3 + 2)
+
+
 def test_the_emptying_batch_counts_once_with_each_evaluation() -> None:
     steps = by_name(CALIBRATION)
     # 10 prompts of 50 tokens at 100/s, 300 tokens at 10/s, and the tail; the last one waits for new weights
