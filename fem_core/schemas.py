@@ -122,6 +122,25 @@ COMPARISON = pa.schema(
 )
 """The results of a comparison: one row for each run and iteration. It lies beside the runs and is made from them."""
 
+DIAGNOSTICS = pa.schema(
+    [
+        _column("iteration", pa.int32(), "k; 0 is the base model."),
+        _column(
+            "measure",
+            pa.string(),
+            "acceptance_by_label and acceptance_by_difficulty (share of problems with a rationale), rationale_tokens "
+            "(quantiles), again_problems and again_texts (share of this iteration's accepted set that the last one's "
+            "held), logprob_per_token (nats, of accepted attempts), answer_entropy and label_entropy (nats, of test "
+            "predictions and of test labels), answer_share and label_share.",
+        ),
+        _column(
+            "part", pa.string(), "A label, a difficulty, a quantile or a prompt kind; empty where there is one value."
+        ),
+        _column("value", pa.float64(), "The value."),
+        _column("over", pa.int64(), "How many problems, rationales, tokens or predictions it is over."),
+    ]
+)
+
 TABLES = {
     "problems": PROBLEMS,
     "attempts": ATTEMPTS,
@@ -129,4 +148,5 @@ TABLES = {
     "verdicts": VERDICTS,
     "rationales": RATIONALES,
     "training_log": TRAINING_LOG,
+    "diagnostics": DIAGNOSTICS,
 }

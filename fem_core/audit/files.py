@@ -118,7 +118,7 @@ def _check(manifest: Manifest, record: FileRecord, content: Content | str) -> It
         return
     if footer.rows != record.rows:
         yield broken("rows", record.rows, footer.rows)
-    expected = TABLES.get(Path(record.path).stem if manifest.kind == "checkpoint" else manifest.kind)
+    expected = TABLES.get(Path(record.path).stem if manifest.kind in ("checkpoint", "report") else manifest.kind)
     if expected is not None and (other := _columns(expected, footer.schema)):
         yield broken("columns", other[0], other[1])
     if manifest.kind in TABLES and footer.key != manifest.step.key:
