@@ -18,6 +18,8 @@ from prefect.artifacts import acreate_markdown_artifact
 from fem_core.config import RunConfig
 from fem_core.errors import FemError, StoreAway
 from fem_core.model import default_cache
+from fem_core.report.diagnosis import answers
+from fem_core.report.signatures import lines, signatures
 from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import host_settings
@@ -188,7 +190,10 @@ def engine_log(cache: Path, name: str) -> Path:
 async def _publish(run: step.Run) -> None:
     """The table on the flow run's page."""
     summary = await step.in_store_thread(summarise, run.store, run.name)
-    await acreate_markdown_artifact(markdown(summary), key=artifact_key(run.name), description=f"Run {run.name}")
+    warnings = lines(signatures(summary, await step.in_store_thread(answers, run.store, run.name)))
+    await acreate_markdown_artifact(
+        markdown(summary, warnings), key=artifact_key(run.name), description=f"Run {run.name}"
+    )
 
 
 def artifact_key(run_name: str) -> str:

@@ -1,18 +1,23 @@
 """The README.md of an exported checkpoint: what it is, from what, how good, and how to load it.
 
-Contract: it says what the manifests and the run's configuration record, and nothing else; where they record nothing, as
-on licences, it says so. Texts from data and configuration are escaped or fenced. The same records give the same card.
+Contract: it says what the manifests, the predictions and the run's configuration record, and nothing else; where they
+record nothing, as on licences, it says so. Texts from data and configuration are escaped or fenced. The same records give
+the same card.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from fem_core.config import FilterConfig, SchemeConfig
 from fem_core.errors import FemError
+from fem_core.report.diagnosis import answers
+from fem_core.report.signatures import lines, signatures
 from fem_core.report.summary import HEADERS, cells, notes, summarise
+from fem_core.report.text import md, printable
 from fem_core.sample.given import is_given
 from fem_core.sample.schemes import plan_of
 from fem_core.store import fork, layout
@@ -53,14 +58,16 @@ def model_card(store: Store, run: str, k: int) -> str:
     rows = [row for row, line in zip(cells(summary), summary.rows, strict=True) if line.iteration <= k]
     table = [_row(_COLUMNS), "|" + " --- |" * len(_COLUMNS), *(_row(row[: len(_COLUMNS)]) for row in rows)]
     baseline = [note for note in notes(summary) if note.startswith("Always answering")]
+    so_far = replace(summary, rows=[row for row in summary.rows if row.iteration <= k])
+    warnings = lines(signatures(so_far, [row for row in answers(store, run) if row["iteration"] <= k]))
     parent = fork.parent_of(summary.record)
     return "\n".join(
         [
             _front_matter(config, base if model.location else None),
-            f"# {_md(run)}, iteration {k} of {summary.iterations}",
+            f"# {md(run)}, iteration {k} of {summary.iterations}",
             "",
-            f"This is {_md(base)}, {_GIVEN.get(config['scheme']['name'], _FEM)}",
-            *(["", f"The run was forked from {_md(parent.run)}@{parent.iteration}."] if parent else []),
+            f"This is {md(base)}, {_GIVEN.get(config['scheme']['name'], _FEM)}",
+            *(["", f"The run was forked from {md(parent.run)}@{parent.iteration}."] if parent else []),
             "",
             "## What this folder holds",
             "",
@@ -72,6 +79,7 @@ def model_card(store: Store, run: str, k: int) -> str:
             "",
             *table,
             *(["", *baseline] if baseline else []),
+            *(["", "The run's figures up to here give reason to look closer:", "", *warnings] if warnings else []),
             "",
             "## Data",
             "",
@@ -119,13 +127,13 @@ def _front_matter(config: Mapping[str, Any], base: str | None) -> str:
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        **({"base_model": _printable(base)} if base else {}),
+        **({"base_model": printable(base)} if base else {}),
         "license": "other",
         "license_name": "see-base-model-and-data-sources",
         "tags": ["expectation-maximization", "reasoning", "fem", str(config["scheme"]["name"])],
     }
     if problems.get("hub"):
-        front["datasets"] = [_printable(str(problems["hub"]))]
+        front["datasets"] = [printable(str(problems["hub"]))]
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n"
 
 
@@ -156,11 +164,11 @@ def _data(store: Store, run: str, problems: Mapping[str, Any]) -> list[str]:
     unread = {"axis"} if problems.get("form") == "comparisons" else set()
     named += [(key, problems[key]) for key in keys if problems.get(key) and key not in unread]
     named += [(f"params.{key}", value) for key, value in sorted(problems.get("params", {}).items())]
-    lines = [f"- {_md(key)}: {_md(str(value))}" for key, value in named]
+    lines = [f"- {md(key)}: {md(str(value))}" for key, value in named]
     for split in ("train", "test"):
         manifest = _needed(store, layout.problems(run, split))
         lines.append(f"- {split}: {manifest.stats['problems']} problems, digest `{manifest.digest}`")
-        lines += [f"  - read from {_md(ref.role)}, digest `{ref.digest}`" for ref in manifest.inputs]
+        lines += [f"  - read from {md(ref.role)}, digest `{ref.digest}`" for ref in manifest.inputs]
     return lines
 
 
@@ -253,27 +261,18 @@ def _lineage(store: Store, run: str, k: int, checkpoint: Manifest, model: Manife
     return [
         "| what | artifact | digest |",
         "| --- | --- | --- |",
-        *(f"| {what} | {_md(artifact)} | `{digest}` |" for what, artifact, digest in rows),
+        *(f"| {what} | {md(artifact)} | `{digest}` |" for what, artifact, digest in rows),
         "",
-        f"Made by fem {_md(str(code.get('version')))}, commit {_md(str(code.get('commit') or 'unknown'))}{dirty}"
-        f"{f', with {_md(versions)}' if versions else ''}, finished {_md(checkpoint.finished)}.",
+        f"Made by fem {md(str(code.get('version')))}, commit {md(str(code.get('commit') or 'unknown'))}{dirty}"
+        f"{f', with {md(versions)}' if versions else ''}, finished {md(checkpoint.finished)}.",
     ]
 
 
 def _row(row: tuple[str, ...]) -> str:
-    return "| " + " | ".join(_md(cell) for cell in row) + " |"
+    return "| " + " | ".join(md(cell) for cell in row) + " |"
 
 
 def _fenced(text: str, language: str = "") -> list[str]:
     """A code block whose fence is longer than any in the text."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return [f"{fence}{language or 'text'}", _printable(text, "\n\t"), fence]
-
-
-def _md(text: str) -> str:
-    """Text on one line of Markdown, with what Markdown, HTML and tables would read as theirs escaped."""
-    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", _printable(" ".join(text.split())))
-
-
-def _printable(text: str, kept: str = "") -> str:
-    return "".join(c for c in text if c.isprintable() or c in kept)
+    return [f"{fence}{language or 'text'}", printable(text, "\n\t"), fence]

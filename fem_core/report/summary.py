@@ -3,6 +3,7 @@
 Contract: works on a finished, running or failed run, local or remote, and shows what is committed and nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -175,8 +176,15 @@ def notes(summary: Summary) -> list[str]:
     return said
 
 
-def markdown(summary: Summary) -> str:
-    """The table for the Prefect UI."""
+def markdown(summary: Summary, warnings: Sequence[str] = ()) -> str:
+    """The table for the Prefect UI.
+
+    Args:
+        warnings: lines of Markdown below the table (``signatures.lines``).
+    """
     lines = [f"### {title(summary)}", "", "| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS)]
     lines += ["| " + " | ".join(row) + " |" for row in cells(summary)]
-    return "\n".join([*lines, "", *notes(summary), "", f"Digest of the configuration: `{summary.record.digest[:12]}`"])
+    lines += ["", *notes(summary), ""]
+    if warnings:
+        lines += ["Reasons to look closer:", "", *warnings, ""]
+    return "\n".join([*lines, f"Digest of the configuration: `{summary.record.digest[:12]}`"])

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 PROBLEMS = 64
 """With as many evaluations beside them they fill the engine's batch on CPU, so that its rate is the run's."""
 
-NEAR_ZERO = 0.05
-"""Utilization that is worth a warning, where even the upper end of its interval is below."""
-
 
 def plan(
     config: Path,
@@ -199,6 +196,7 @@ def _warnings(config: "RunConfig", made: "Estimate", whole: "StepEstimate") -> l
     import psutil
 
     from fem_core.report.costs import size
+    from fem_core.report.signatures import NEAR_ZERO
 
     found, share, said = made.calibration, made.utilization, []
     if found.training.made_up:
