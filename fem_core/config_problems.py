@@ -71,7 +71,7 @@ class TableProblems(Section):
     group: str | None = None
     """Column by which train and test are kept apart (all rows of a group fall on one side); the question by default."""
     rationale: str | None = None
-    """Column of a gold rationale, where there is one."""
+    """Column of a gold rationale; a row may leave it empty."""
     answer_kind: Literal["text", "number", "choice", "label"] = "text"
     """How answers are compared: ``text`` without case and punctuation, ``number`` by value, ``choice`` by letter,
     ``label`` as ``text`` from a small fixed set (then a majority baseline is reported)."""

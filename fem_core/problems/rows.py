@@ -219,7 +219,20 @@ def reach(row: Row, column: str) -> Any:
     return value
 
 
+def is_empty(row: Row, column: str) -> bool:
+    """Whether a column that exists holds nothing."""
+    value = reach(row, column)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def string_in(row: Row, column: str) -> str:
+    """The text of a column that may not be empty; numbers and truth values as text.
+
+    Raises:
+        FemError: it is empty, missing, or no text.
+    """
+    if is_empty(row, column):
+        raise FemError(f"{row.place}: the column {column!r} is empty. Fill it in or remove the row.")
     value = reach(row, column)
     if isinstance(value, bool):
         value = str(value).lower()
@@ -227,8 +240,6 @@ def string_in(row: Row, column: str) -> str:
         value = str(int(value))
     elif isinstance(value, (int, float)):
         value = str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise FemError(f"{row.place}: the column {column!r} is empty. Fill it in or remove the row.")
     if not isinstance(value, str):
         raise FemError(
             f"{row.place}: the column {column!r} is a {type(value).__name__}, not a text. Name another column."

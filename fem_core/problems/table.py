@@ -13,7 +13,7 @@ from fem_core.problems.answers import parse_answer
 from fem_core.problems.numbers import parse_number, write_number
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.problems.registry import ProblemSet, without_duplicates
-from fem_core.problems.rows import Row, cap, choices_in, letter_in, read, shown, split_by_group, string_in
+from fem_core.problems.rows import Row, cap, choices_in, is_empty, letter_in, read, shown, split_by_group, string_in
 
 
 def load(config: TableProblems, seed: int) -> ProblemSet:
@@ -89,7 +89,9 @@ def _problem(row: Row, config: TableProblems, pattern: re.Pattern[str] | None) -
         answer,
         config.answer_kind,
         choices=choices,
-        rationale=None if config.rationale is None else string_in(row, config.rationale),
+        rationale=None
+        if config.rationale is None or is_empty(row, config.rationale)
+        else string_in(row, config.rationale),
         group=None if config.group is None else string_in(row, config.group),
     )
     if parse_answer(f"Answer: {answer}", problem) is None:

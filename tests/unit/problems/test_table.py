@@ -130,6 +130,15 @@ def test_choice_answers_become_letters(tmp_path: Path, choices: Any, answer: Any
     assert found.train[0].choices is not None and len(found.train[0].choices) >= 2
 
 
+def test_a_row_may_have_no_gold_rationale_though_the_column_must_be_there(tmp_path: Path) -> None:
+    told = [row | {"why": why} for row, why in zip(ROWS[:4], ["So.", None, " ", "Thus."], strict=True)]
+    found = load(config(path=str(write(tmp_path / "a.jsonl", told)), test=1, rationale="why"), seed=0)
+    rationales = {problem.question: problem.rationale for problem in [*found.train, *found.test]}
+    assert [rationales[row["question"]] for row in told] == ["So.", None, None, "Thus."]
+    with pytest.raises(FemError, match="has no column 'wy'"):
+        load(config(path=str(tmp_path / "a.jsonl"), test=1, rationale="wy"), seed=0)
+
+
 GOOD = {"question": "Q?", "answer": "1", "options": ["a", "b"]}
 
 
