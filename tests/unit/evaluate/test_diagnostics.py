@@ -44,6 +44,7 @@ FIRST = drawn(
     (0, 1, "hinted", "because", 10, -5.0),
     (1, 0, "plain", "since", 30, -3.0),
     (3, 0, "plain", "", 7, -1.0),
+    (1, 1, "plain", "since then", 10, -5.0),
 )
 
 
@@ -56,7 +57,7 @@ def test_acceptance_by_label_counts_problems_and_reads_labels_alike() -> None:
 
 def test_log_probabilities_are_per_token_of_what_was_accepted_by_prompt_kind() -> None:
     rows, _ = of_iteration(1, LABELS, *FIRST, Past())
-    assert values(rows, "logprob_per_token") == {"hinted": (-0.5, 10), "plain": (-0.1, 30)}
+    assert values(rows, "logprob_per_token") == {"hinted": (-0.5, 10), "plain": (-0.2, 40)}
 
 
 def test_lengths_are_quantiles_of_the_rationales() -> None:

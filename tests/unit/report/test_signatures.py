@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +178,12 @@ def test_advice_names_fields_that_exist() -> None:
     for text in [*(kind.advice for kind in _KINDS), both.advice]:
         named = re.findall(rf"\b(?:{sections})\.[a-z_]+", text)
         assert named and set(named) <= known, text
+
+
+def test_the_page_of_the_method_lists_all_of_them_in_this_order() -> None:
+    page = Path(__file__).parents[3].joinpath("docs/method.md").read_text(encoding="utf-8")
+    table = page.partition("## Failure signatures")[2].partition("\n\n| signature")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| ([a-z ]+?) \|", table, re.MULTILINE) == [kind.name for kind in _KINDS]
 
 
 def test_a_sentence_says_where_what_and_what_to_try() -> None:
