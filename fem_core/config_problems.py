@@ -40,6 +40,11 @@ class ReasoningGymProblems(Section):
     time_limit: float = Field(5.0, gt=0)
     """Seconds that the scorer may take for one answer; after that the verdict is ``verifier_timeout``."""
 
+    @property
+    def answer_kind(self) -> str:
+        """How answers are compared."""
+        return "reasoning_gym"
+
 
 class TableProblems(Section):
     """The user's own problems: JSONL, CSV or Parquet files, or a Hugging Face data set by name."""
@@ -98,6 +103,8 @@ class PublishedProblems(Section):
 
     HUB: ClassVar[dict[str, Any]] = {}
     """Name, configuration and splits on the hub."""
+    ANSWERS: ClassVar[str] = "choice"
+    """See ``answer_kind``."""
 
     source: str
     """Which problem set this is."""
@@ -121,6 +128,11 @@ class PublishedProblems(Section):
     """At most this many test problems, chosen by the seed. Needed when no test file or split is named."""
     max_characters: int | None = Field(None, ge=1)
     """Leave out problems whose question, with its choices, has more characters; a note counts them."""
+
+    @property
+    def answer_kind(self) -> str:
+        """How answers are compared; that of every problem of the set."""
+        return self.ANSWERS
 
     @classmethod
     def on_the_hub(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +168,7 @@ class HelpSteer2Problems(PublishedProblems):
     All responses to a prompt are on one side."""
 
     HUB = {"hub": "nvidia/HelpSteer2", "train_split": "train", "test_split": "validation"}
+    ANSWERS = "rating"
 
     source: Literal["helpsteer2"]
     """Which problem set this is."""
@@ -177,6 +190,11 @@ class TldrProblems(PublishedProblems):
     """Which rating is y*; read with ``form: axis``."""
     both_orders: bool = False
     """Ask every pair twice, the second time with the summaries exchanged; read with ``form: comparisons``."""
+
+    @property
+    def answer_kind(self) -> str:
+        """How answers are compared."""
+        return "rating" if self.form == "axis" else "choice"
 
     @classmethod
     def on_the_hub(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -235,6 +253,7 @@ class Gsm8kProblems(PublishedProblems):
     """Word problems of school arithmetic with a number as y* and gold rationales (``openai/gsm8k``)."""
 
     HUB = {"hub": "openai/gsm8k", "hub_config": "main", "train_split": "train", "test_split": "test"}
+    ANSWERS = "number"
 
     source: Literal["gsm8k"]
     """Which problem set this is."""
@@ -245,6 +264,7 @@ class Math500Problems(PublishedProblems):
     split: say with ``test`` how many problems to hold out)."""
 
     HUB = {"hub": "HuggingFaceH4/MATH-500", "train_split": "test"}
+    ANSWERS = "math"
 
     source: Literal["math500"]
     """Which problem set this is."""

@@ -67,7 +67,7 @@ def scores_work(
     Args:
         recorded: the scores that are there already; an older version's stay valid.
     """
-    current = version(getattr(config.problems, "answer_kind", ""))
+    current = version(config.problems.answer_kind)
     return step.Work(
         kind="scores",
         artifact=scores_place(run_name, config, k, exemplars),

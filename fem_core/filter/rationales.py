@@ -124,7 +124,14 @@ def _draft(number: int, row: Mapping[str, Any], problem: Problem) -> Draft:
     parsed = parse_answer(row["text"], problem)
     if parsed is None:
         raise ValueError(f"attempt {row['attempt']} of problem {problem.problem_id} is accepted but has no answer line")
-    return Draft(number, problem, row["text"][: parsed.start], row["text"][: parsed.end].strip(), parsed.answer)
+    return Draft(
+        number,
+        problem,
+        row["prompt_kind"],
+        row["text"][: parsed.start],
+        row["text"][: parsed.end].strip(),
+        parsed.answer,
+    )
 
 
 def _ranked(rationales: pa.Table, problems: Mapping[str, Problem]) -> Iterator[tuple[str, int]]:

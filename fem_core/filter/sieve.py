@@ -14,6 +14,7 @@ from fem_core.filter.leak import Leaks
 from fem_core.filter.near_duplicates import NearDuplicates
 from fem_core.filter.verdict import ACCEPTED, LEAKED, NEAR_DUPLICATE, OVER_CAP, TOO_LONG, TOO_SHORT
 from fem_core.problems.problem import Problem
+from fem_core.sample.given import GIVEN
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Draft:
     number: int
     """Its row among the attempts."""
     problem: Problem
+    prompt_kind: str
     rationale: str
     """What stands before the answer line."""
     text: str
@@ -68,7 +70,7 @@ class Sieve:
         if self._near is not None:
             self._near.keep(draft.number, draft.rationale)
         reason = f"answered {draft.answer!r}"
-        if self._config.leak == "mark" and (found := self._leaks.find(draft.rationale, draft.problem)):
+        if self._config.leak == "mark" and (found := self._leak(draft)):
             self.marked += 1
             reason += f", and {found}"
         return ACCEPTED, reason
@@ -83,7 +85,10 @@ class Sieve:
         return f"{words} words before the answer line, at most {most} wanted" if too_long else None
 
     def _leaked(self, draft: Draft) -> str | None:
-        return self._leaks.find(draft.rationale, draft.problem) if self._config.leak == "reject" else None
+        return self._leak(draft) if self._config.leak == "reject" else None
+
+    def _leak(self, draft: Draft) -> str | None:
+        return None if draft.prompt_kind == GIVEN else self._leaks.find(draft.rationale, draft.problem)
 
     def _repeats(self, draft: Draft) -> str | None:
         found = None if self._near is None else self._near.repeated(draft.rationale)

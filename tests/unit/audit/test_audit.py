@@ -509,7 +509,8 @@ def test_verdicts_on_ratings_and_formulas_are_judged_again(
     if make is formulas_of:
         pytest.importorskip("math_verify", reason="math-verify is not installed")
     store = Store.open(str(tmp_path / "store"))
-    make_run(store, make=make)
+    source = "helpsteer2" if make is ratings_of else "math500"
+    make_run(store, made_config(problems={"source": source, "path": "rows.jsonl", "test": 4}), make=make)
     result = examine(store, deep=True)
     assert result.broken == () and sum(row.rederived for row in result.checked) == 12
 

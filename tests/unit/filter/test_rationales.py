@@ -114,6 +114,14 @@ def test_a_marked_leak_stays_and_says_so() -> None:
     assert reasons == ["answered '4', and speaks of a given answer: 'told that the correct answer'"]
 
 
+def test_given_completions_saw_no_hint_and_are_not_called_leaks() -> None:
+    told = "Since we are told that the correct answer is 4 we only have to show it.\nAnswer: 4"
+    row = attempt(PROBLEMS[2], 0, told, "accepted")
+    for kind, verdict in (("hinted", "leaked"), ("given", "accepted")):
+        decided = filtered([row | {"prompt_kind": kind}], FilterConfig(leak="reject")).verdicts
+        assert decided.column("verdict").to_pylist() == [verdict]
+
+
 def test_what_a_cap_rejects_is_repeated_by_nothing() -> None:
     """A rationale that is not kept leaves room for another problem's that says the same."""
     first, second = sorted(PROBLEMS[1:3], key=lambda problem: problem.problem_id)

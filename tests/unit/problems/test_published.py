@@ -18,12 +18,20 @@ from fem_core.config_problems import SOURCES, Problems, PublishedProblems
 from fem_core.errors import FemError
 from fem_core.problems.answers import is_correct, majority_baseline, parse_answer
 from fem_core.problems.problem import Problem
-from fem_core.problems.registry import ProblemSet, load
+from fem_core.problems import registry
+from fem_core.problems.registry import ProblemSet
 from flows.commands.resume import with_overrides
 
 
 def config(source: str, **fields: Any) -> Any:
     return TypeAdapter(Problems).validate_python({"source": source, **fields})
+
+
+def load(problems: Any, seed: int) -> ProblemSet:
+    """As the registry loads; the section knows of every set how its answers are compared."""
+    found = registry.load(problems, seed)
+    assert {p.answer_kind for p in (*found.train, *found.test)} == {problems.answer_kind}
+    return found
 
 
 def write(path: Path, rows: list[Any]) -> str:
