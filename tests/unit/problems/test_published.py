@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from fem_core.config import parse_config, places_of
 from fem_core.config_problems import SOURCES, Problems, PublishedProblems
 from fem_core.errors import FemError
+from fem_core.problems import registry
 from fem_core.problems.answers import is_correct, majority_baseline, parse_answer
 from fem_core.problems.problem import Problem
-from fem_core.problems import registry
 from fem_core.problems.registry import ProblemSet
 from flows.commands.resume import with_overrides
 
