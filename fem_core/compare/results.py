@@ -18,7 +18,8 @@ from fem_core.compare.comparison import Comparison
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap, t_interval
 from fem_core.filter.verdict import ACCEPTED
-from fem_core.report.summary import Row, summarise
+from fem_core.report.signatures import below_rs
+from fem_core.report.summary import Row, Summary, summarise
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
 from fem_core.store.deletion import deleted_at
@@ -134,20 +135,21 @@ def results(store: Store, comparison: Comparison, found: Sequence[Cell]) -> Resu
     """
     states = {cell.name: state(store, cell) for cell in found}
     there = [cell for cell in found if states[cell.name] in (FINISHED, UNFINISHED)]
-    rows = [row for cell in there for row in _rows(store, comparison.name, cell)]
+    summaries = {cell.name: summarise(store, cell.name) for cell in there}
+    rows = [row for cell in there for row in _rows(summaries[cell.name], comparison.name, cell)]
     done = [cell for cell in there if states[cell.name] == FINISHED]
     budget = _budget(rows, done) if comparison.fair == "draws" else {}
     reached = {cell.name: _reached(rows, cell, budget.get(cell.seed)) for cell in done}
     pairs, notes = _pairs(store, done, reached)
-    notes += _short(rows, comparison.accepted)
+    notes += _short(rows, comparison.accepted) + _hints_hurt(done, summaries)
     shown = {(cell.name, reached[cell.name], cell.config.prompts.train_exemplars) for cell in done if budget}
     at_budget = [row for row in rows if (row["run"], row["iteration"], row["exemplars"]) in shown]
     return Results(comparison, states, rows, _lines(rows), pairs, budget, _lines(at_budget, apart=False), notes)
 
 
-def _rows(store: Store, name: str, cell: Cell) -> list[dict[str, Any]]:
+def _rows(summary: Summary, name: str, cell: Cell) -> list[dict[str, Any]]:
     found, draws, tokens = [], 0, 0
-    for row in summarise(store, cell.name).rows:
+    for row in summary.rows:
         drawn = row.drawn or {}
         draws, tokens = draws + drawn.get("draws", 0), tokens + drawn.get("completion_tokens", 0)
         so_far = {"draws_so_far": draws, "drawn_tokens_so_far": tokens}
@@ -292,3 +294,15 @@ def _short(rows: Sequence[Mapping[str, Any]], accepted: int | None) -> list[str]
         f"{row['run']}, iteration {row['iteration']}: {row['rationales']} rationales, {accepted} were asked for."
         for row in few
     ]
+
+
+def _hints_hurt(done: Sequence[Cell], summaries: Mapping[str, Summary]) -> list[str]:
+    """Runs of PPS that scored below one of RS under the same seed, problems and base model."""
+    by_scheme = {name: [cell for cell in done if cell.config.scheme.name == name] for name in ("pps", "rs")}
+    found = []
+    for hinted, plain in itertools.product(by_scheme["pps"], by_scheme["rs"]):
+        if hinted.group == plain.group:
+            signature = below_rs(summaries[hinted.name], summaries[plain.name])
+            if signature is not None:
+                found.append(f"{hinted.name} beside {plain.name}: {signature.sentence}")
+    return found
