@@ -24,7 +24,7 @@ from fem_core.store import layout
 CAP = "filter.max_rationales"
 """What ``fair: accepted`` sets."""
 
-_LONGEST = 24
+_LONGEST = 40
 _OF_ALL = ("name", "store", "s3")
 """What no two runs of a comparison differ in."""
 
