@@ -13,7 +13,7 @@ from fem_core.problems.published import Unfit, text_in
 from fem_core.problems.published import load as load_published
 from fem_core.problems.ratings import parse_rating, scale_record
 from fem_core.problems.registry import ProblemSet
-from fem_core.problems.rows import Row, reach, shown, string_in
+from fem_core.problems.rows import Row, is_empty, reach, shown, string_in
 
 LOW, HIGH = 0, 4
 
@@ -41,7 +41,7 @@ def load(config: HelpSteer2Problems, seed: int) -> ProblemSet:
 
 def _problem(row: Row, attribute: str) -> Problem:
     prompt = _TURN.sub(r"\n\n\1:\n", text_in(row, "prompt")).strip()
-    if reach(row, attribute) is None:
+    if is_empty(row, attribute):
         raise Unfit(f"it has no rating of {attribute}")
     rating = parse_rating(string_in(row, attribute), LOW, HIGH)
     if rating is None:

@@ -97,10 +97,10 @@ def _post(row: Row) -> tuple[str, str, str, str]:
     info = reach(row, "info")
     if not isinstance(info, dict):
         raise FemError(f"{row.place}: 'info' is no record, but {shown(info)}. Mend or remove the row.")
-    if not (info.get("post") or "").strip():
+    if not str(info.get("post") or "").strip():
         raise Unfit("they hold no post")
     post = text_in(row, "info.post")
-    subreddit, title = ((info.get(name) or "").strip() for name in ("subreddit", "title"))
+    subreddit, title = (str(info.get(name) or "").strip() for name in ("subreddit", "title"))
     return str(info.get("id") or group_of(post)), subreddit, title, post
 
 

@@ -129,6 +129,15 @@ def test_rows_that_cannot_serve_are_counted_by_their_reason(tmp_path: Path) -> N
     ]
 
 
+def test_an_empty_cell_is_no_rating(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    cells = ["Why?,Text,", *(f"Prompt {i}?,Text,3" for i in range(4))]
+    path.write_text("\n".join(["prompt,response,helpfulness", *cells]) + "\n")
+    found = load(config("helpsteer2", path=str(path), test=1), seed=0)
+    assert len(found.train) == 3
+    assert found.notes == ["rows: 1 rows were left out because it has no rating of helpfulness."]
+
+
 def test_helpsteer_of_the_real_files(shared_data: Path) -> None:
     path = str(shared_data / "helpsteer" / "nvidia_HelpSteer_sample.jsonl")
     found = load(config("helpsteer2", path=path, test=100), seed=0)
@@ -190,6 +199,12 @@ def test_comparisons_of_a_post_are_on_one_side_and_news_are_left_out(tmp_path: P
     assert not {p.group for p in found.train} & {p.group for p in found.test}
     assert {p.group for p in found.train} <= {f"t3_{i}" for i in range(10)}
     assert "rows: 1 rows were left out because they hold no post." in found.notes
+
+
+def test_a_title_that_is_a_number_is_shown_as_text(tmp_path: Path) -> None:
+    numbered = {**compared(1, 0), "info": {**post(1), "title": 1984}}
+    found = load(config("tldr", path=write(tmp_path / "a.jsonl", [numbered, compared(2, 0)]), test=1), seed=0)
+    assert any("\nTitle: 1984\n" in p.question for p in (*found.train, *found.test))
 
 
 def test_a_summary_is_rated_on_an_axis(tmp_path: Path) -> None:
