@@ -27,7 +27,7 @@ def load(config: ChoiceProblems, seed: int) -> ProblemSet:
 
 def _problem(row: Row, seed: int | None) -> Problem:
     question, choices, letter = _inline(row) if "instruction" in row.record else _columns(row)
-    group = group_of("\n".join([question, *sorted(choices)]))
+    group = group_of("\n".join([question, *sorted(choices, key=str.casefold)]))
     if seed is not None:
         right = LETTERS.index(letter)
         order = sorted(range(len(choices)), key=lambda i: digest([seed, question, list(choices), i]))

@@ -1,8 +1,8 @@
 """Summaries of posts judged by people (Summarize from Feedback): the better of two, or a rating 1 to 7.
 
-Contract: the group is the post. Rows about news articles, which the set mixes in, are left out and counted. A table of
-posts with a reference, a model's summary and the column ``preferred`` is taken too; its judge is a language model, which
-a note says.
+Contract: the group is the post's text. Rows about news articles, which the set mixes in, are left out and counted. A table
+of posts with a reference, a model's summary and the column ``preferred`` is taken too; its judge is a language model,
+which a note says.
 """
 
 import re
@@ -50,10 +50,10 @@ def load(config: TldrProblems, seed: int) -> ProblemSet:
 def _comparison(row: Row, config: TldrProblems, seed: int) -> list[Problem]:
     if "preferred" in row.record:
         subreddit, title, post = _from_query(row)
-        group, better = group_of(post), _judged(row)
+        better = _judged(row)
         texts = (_line(text_in(row, "reference_responses")), _line(text_in(row, "postprocessed_response")))
     else:
-        group, subreddit, title, post = _post(row)
+        subreddit, title, post = _post(row)
         summaries, better = reach(row, "summaries"), reach(row, "choice")
         if not isinstance(summaries, list) or len(summaries) != 2 or better not in (0, 1):
             raise FemError(
@@ -65,13 +65,13 @@ def _comparison(row: Row, config: TldrProblems, seed: int) -> list[Problem]:
 
     def problem(first: str, second: str, answer: str) -> Problem:
         question = f"Which of two summaries stands better for the post below?\n\n{shown_post}\n\nThe two summaries:"
-        return make_problem(question, answer, "choice", choices=(first, second), group=group)
+        return make_problem(question, answer, "choice", choices=(first, second), group=group_of(post))
 
     return ask(texts, better, shown_post, seed, config.both_orders, problem)
 
 
 def _rating(row: Row, axis: str) -> Problem:
-    group, subreddit, title, post = _post(row)
+    subreddit, title, post = _post(row)
     summary = reach(row, "summary")
     axes = summary.get("axes") if isinstance(summary, dict) else None
     if not isinstance(axes, dict):
@@ -89,11 +89,11 @@ def _rating(row: Row, axis: str) -> Problem:
         f"best.\n\n{_shown_post(subreddit, title, post)}\n\nSummary:\n{_summary(row, summary)}\n\n"
         f"Rate the {name} of the summary as a whole number from {LOW} to {HIGH}."
     )
-    return make_problem(question, str(rating), "rating", group=group, verifier=scale_record(LOW, HIGH))
+    return make_problem(question, str(rating), "rating", group=group_of(post), verifier=scale_record(LOW, HIGH))
 
 
-def _post(row: Row) -> tuple[str, str, str, str]:
-    """Group, subreddit, title and post of a record of the set's own form."""
+def _post(row: Row) -> tuple[str, str, str]:
+    """Subreddit, title and post of a record of the set's own form."""
     info = reach(row, "info")
     if not isinstance(info, dict):
         raise FemError(f"{row.place}: 'info' is no record, but {shown(info)}. Mend or remove the row.")
@@ -101,7 +101,7 @@ def _post(row: Row) -> tuple[str, str, str, str]:
         raise Unfit("they hold no post")
     post = text_in(row, "info.post")
     subreddit, title = (str(info.get(name) or "").strip() for name in ("subreddit", "title"))
-    return str(info.get("id") or group_of(post)), subreddit, title, post
+    return subreddit, title, post
 
 
 def _from_query(row: Row) -> tuple[str, str, str]:

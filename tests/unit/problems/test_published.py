@@ -197,8 +197,16 @@ def test_comparisons_of_a_post_are_on_one_side_and_news_are_left_out(tmp_path: P
     rows = [compared(i // 3, 0, f"good {i}") for i in range(30)]
     found = load(config("tldr", path=write(tmp_path / "a.jsonl", [*rows, news]), test=9), seed=0)
     assert not {p.group for p in found.train} & {p.group for p in found.test}
-    assert {p.group for p in found.train} <= {f"t3_{i}" for i in range(10)}
     assert "rows: 1 rows were left out because they hold no post." in found.notes
+
+
+def test_a_post_under_two_ids_is_on_one_side(tmp_path: Path) -> None:
+    again = {**compared(1, 0, "better"), "info": {**post(1), "id": "t3_x", "post": "post 1.  More."}}
+    files = {"path": write(tmp_path / "a.jsonl", [again, compared(2, 0)]),
+             "test_path": write(tmp_path / "b.jsonl", [compared(1, 0)])}  # fmt: skip
+    found = load(config("tldr", **files), seed=0)
+    assert len(found.train) == 1 and "Post 2." in found.train[0].question
+    assert "train: 1 problems share a group with test problems and were left out." in found.notes
 
 
 def test_a_title_that_is_a_number_is_shown_as_text(tmp_path: Path) -> None:
@@ -343,6 +351,15 @@ def test_a_question_with_its_choices_in_another_order_stays_on_the_test_side(tmp
     files = {"path": write(tmp_path / "a.jsonl", rows), "test_path": write(tmp_path / "b.jsonl", [turned])}
     found = load(config("arc", **files), seed=0)
     assert (len(found.train), len(found.test)) == (7, 1)
+
+
+def test_a_question_in_another_case_stays_on_the_test_side(tmp_path: Path) -> None:
+    rows = [FORMS["arc"](*stem) for stem in STEMS]
+    other = FORMS["arc"](STEMS[0][0].upper(), ["w0", "X0", "y0", "Z0"], 0)
+    files = {"path": write(tmp_path / "a.jsonl", [*rows, FORMS["arc"]("Which?", ["b", "A"], 0)]),
+             "test_path": write(tmp_path / "b.jsonl", [other, FORMS["arc"]("Which?", ["a", "B"], 1)])}  # fmt: skip
+    found = load(config("arc", **files), seed=0)
+    assert (len(found.train), len(found.test)) == (7, 2)
 
 
 @pytest.mark.parametrize(
