@@ -105,6 +105,8 @@ class PublishedProblems(Section):
     """Name, configuration and splits on the hub."""
     ANSWERS: ClassVar[str] = "choice"
     """See ``answer_kind``."""
+    CONVERTED: ClassVar[bool] = False
+    """Whether the set is a script on the hub: of every revision the hub's converted Parquet files are read."""
 
     source: str
     """Which problem set this is."""
@@ -181,6 +183,7 @@ class TldrProblems(PublishedProblems):
     to 7. All summaries of a post are on one side."""
 
     HUB = {"hub": "openai/summarize_from_feedback", "hub_revision": "refs/convert/parquet"}
+    CONVERTED = True
 
     source: Literal["tldr"]
     """Which problem set this is."""
@@ -232,12 +235,20 @@ class ArcProblems(ChoiceProblems):
 
 
 class MmluProblems(ChoiceProblems):
-    """Exams in 57 subjects, four choices (``cais/mmlu``). On the hub ``hub_config`` may name one subject."""
+    """Exams in 57 subjects, four choices (``cais/mmlu``). On the hub ``hub_config`` may name one subject, which has no
+    training split: its small ``validation`` split is then trained on."""
 
     HUB = {"hub": "cais/mmlu", "hub_config": "all", "train_split": "auxiliary_train", "test_split": "test"}
 
     source: Literal["mmlu"]
     """Which problem set this is."""
+
+    @classmethod
+    def on_the_hub(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Only all subjects together have a split to train on."""
+        if data.get("hub_config", "all") in (None, "all"):
+            return cls.HUB
+        return {**cls.HUB, "train_split": "validation"}
 
 
 class CommonsenseQaProblems(ChoiceProblems):

@@ -181,7 +181,7 @@ def hub_rows(config: TableProblems | PublishedProblems, split: str) -> tuple[lis
 
     name = str(config.hub)
     try:
-        if (config.hub_revision or "").startswith("refs/convert/"):
+        if _is_converted(config):
             files = f"{_converted(config)}/{config.hub_config or 'default'}/{split}/*.parquet"
             data = datasets.load_dataset("parquet", data_files={split: files}, split=split)
         else:
@@ -200,10 +200,18 @@ def hub_rows(config: TableProblems | PublishedProblems, split: str) -> tuple[lis
     return rows, sha.hexdigest()
 
 
+def _is_converted(config: TableProblems | PublishedProblems) -> bool:
+    """Whether the revision is that branch of the hub's own, or a commit of it."""
+    if config.hub_revision is None:
+        return False
+    of_the_set = isinstance(config, PublishedProblems) and config.CONVERTED
+    return of_the_set or config.hub_revision.startswith("refs/convert/")
+
+
 def _converted(config: TableProblems | PublishedProblems) -> str:
     """Where the hub keeps the Parquet files that it made of a data set which is a script: no script is run."""
-    name, branch = str(config.hub), str(config.hub_revision)
-    return name if Path(name).is_dir() else f"hf://datasets/{name}@{branch.replace('/', '%2F')}"
+    name, revision = str(config.hub), str(config.hub_revision)
+    return name if Path(name).is_dir() else f"hf://datasets/{name}@{revision.replace('/', '%2F')}"
 
 
 def reach(row: Row, column: str) -> Any:

@@ -247,7 +247,12 @@ def test_summaries_are_read_from_the_hubs_parquet_files(
     assert any("names no commit" in note for note in served.notes)
 
 
-def test_a_script_on_the_hub_is_read_from_its_converted_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("revision", "at"), [({}, "refs%2Fconvert%2Fparquet"), ({"hub_revision": "0a" * 20}, "0a" * 20)]
+)
+def test_a_script_on_the_hub_is_read_from_its_converted_branch_or_a_commit_of_it(
+    monkeypatch: pytest.MonkeyPatch, revision: dict[str, str], at: str
+) -> None:
     asked: list[Any] = []
 
     def serve(kind: str, *, data_files: dict[str, str], split: str) -> datasets.Dataset:
@@ -255,8 +260,9 @@ def test_a_script_on_the_hub_is_read_from_its_converted_branch(monkeypatch: pyte
         return datasets.Dataset.from_list([compared(len(asked), 0)])
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
-    load(config("tldr"), seed=0)
-    root = "hf://datasets/openai/summarize_from_feedback@refs%2Fconvert%2Fparquet/comparisons"
+    found = load(config("tldr", **revision), seed=0)
+    assert any("names no commit" in note for note in found.notes) == (not revision)
+    root = f"hf://datasets/openai/summarize_from_feedback@{at}/comparisons"
     assert asked == [
         ("parquet", f"{root}/train/*.parquet", "train"),
         ("parquet", f"{root}/validation/*.parquet", "validation"),
@@ -330,6 +336,16 @@ def test_hub_form_and_file_form_are_the_same_problems(source: str, hub: Callable
         again = load(config(source, **files), seed=0)
         assert [p.problem_id for p in again.train] == [p.problem_id for p in served.train]
         assert [p.problem_id for p in again.test] == [p.problem_id for p in served.test]
+
+
+def test_a_subject_of_mmlu_is_trained_on_with_its_validation_split() -> None:
+    def splits(**fields: Any) -> tuple[str, str, str]:
+        made = config("mmlu", **fields)
+        return made.hub_config, made.train_split, made.test_split
+
+    assert splits() == splits(hub_config="all") == ("all", "auxiliary_train", "test")
+    assert splits(hub_config="anatomy") == ("anatomy", "validation", "test")
+    assert splits(hub_config="anatomy", train_split="dev") == ("anatomy", "dev", "test")
 
 
 def test_shuffled_choices_follow_from_seed_and_content(tmp_path: Path) -> None:
