@@ -510,10 +510,12 @@ def explain(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
     """
     sentences = []
     for item in error.errors():
-        loc = [str(part) for part in item["loc"] if part not in SOURCES]
+        loc, source = [str(part) for part in item["loc"]], None
+        if loc[0:1] == ["problems"] and loc[1:2] and loc[1] in SOURCES:
+            source = loc.pop(1)  # which class of the union was tried
         where = ".".join(loc) or "the configuration"
         if item["type"] == "extra_forbidden":
-            sentences.append(f"Unknown key {where!r}; {nearest(loc, model)}")
+            sentences.append(f"Unknown key {where!r}; {nearest(loc, model, source)}")
         elif item["type"] == "missing":
             sentences.append(f"{where} is missing; add it.")
         else:
@@ -524,9 +526,16 @@ def explain(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
     return " ".join(sentences)
 
 
-def nearest(path: typing.Sequence[str], model: type[BaseModel] = RunConfig) -> str:
-    """What somebody may have meant by a dotted path whose last name is not known there."""
-    known = sorted({name for m in sections_at(model, path[:-1]) for name in m.model_fields})
+def nearest(path: typing.Sequence[str], model: type[BaseModel] = RunConfig, source: str | None = None) -> str:
+    """What somebody may have meant by a dotted path whose last name is not known there.
+
+    Args:
+        source: of the section ``problems``, where the path is in it: other sources' fields are not meant.
+    """
+    sections = sections_at(model, path[:-1])
+    if source is not None:
+        sections = [m for m in sections if source in get_args(m.model_fields["source"].annotation)]
+    known = sorted({name for m in sections for name in m.model_fields})
     near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
     return f"did you mean {'.'.join([*path[:-1], near[0]])!r}?" if near else f"known here: {', '.join(known)}."
 
