@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from fem_core import families
 from fem_core.config import PromptsConfig, RunConfig
 from fem_core.errors import FemError
-from fem_core.hints import others
+from fem_core.hints import Others, others
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem
 from fem_core.prompts import ChatTokens, PromptKind, completion, longest_prompt, messages
@@ -29,7 +29,7 @@ class Example:
     plain: str
     """The sampling prompt without a hint, through the chat template."""
     hinted: str
-    """The sampling prompt with the hint."""
+    """The sampling prompt with the hint; empty where the hint cannot be given and the scheme shows none."""
     training: str
     """The training text: the plain training prompt and a completion, the given one or in the form of an accepted draw;
     empty where the problem is not trained on."""
@@ -67,11 +67,20 @@ def examples(config: RunConfig, problems: Sequence[Problem], tokens: ChatTokens,
             problem_id=problem.problem_id,
             answer=answer_text(problem),
             plain=tokens.text(messages(shown, problem, "plain", shown.sample_exemplars)),
-            hinted=tokens.text(messages(shown, problem, "hinted", shown.sample_exemplars, known)),
+            hinted=_hinted(config, problem, tokens, known),
             training=_training(config, problem, tokens),
         )
         for problem in problems[:count]
     ]
+
+
+def _hinted(config: RunConfig, problem: Problem, tokens: ChatTokens, known: Others | None) -> str:
+    try:
+        return tokens.text(messages(config.prompts, problem, "hinted", config.prompts.sample_exemplars, known))
+    except FemError:
+        if "hinted" in plan_of(config.scheme).kinds:
+            raise
+        return ""
 
 
 def _training(config: RunConfig, problem: Problem, tokens: ChatTokens) -> str:

@@ -111,7 +111,8 @@ def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> Non
     for example in shown if draws else ():
         for name, text in (("plain", example.plain), ("hinted", example.hinted)):
             print(
-                f"--- problem {example.problem_id}, answer {example.answer!r}, {name} sampling prompt ---\n{safe(text)}\n"
+                f"--- problem {example.problem_id}, answer {example.answer!r}, {name} sampling prompt ---\n"
+                f"{safe(text) or '(the scheme shows no hint)'}\n"
             )
     for example in shown[:1] if draws else shown:
         training = safe(example.training) or "(not trained on)"

@@ -110,6 +110,23 @@ def test_the_preview_shows_what_is_trained_on() -> None:
     assert texts("pps")[2] == "3 + 3?<rationale>\nAnswer: 6"
 
 
+def test_a_hint_that_cannot_be_given_stops_only_schemes_that_show_it() -> None:
+    def hinted(name: str, problems: list[Problem] = PROBLEMS, **prompts: str) -> list[str]:
+        config = config_of(name, prompts={"plain": "{question}", **prompts})
+        check_lengths(config, problems, problems, Letters(), 900)  # type: ignore[arg-type]
+        return [one.hinted for one in examples(config, problems, Letters())]  # type: ignore[arg-type]
+
+    solution = {"hint": "solution", "hinted": "{question} {solution}"}
+    candidates = {"hint": "candidates", "hinted": "{question} {candidates}"}
+    for name in ("rs", "none", "answer_only", "human"):
+        assert hinted(name, **solution)[::2] == ["2 + 2?  Two and two.\n", ""]
+        assert hinted(name, PROBLEMS[1:2], **candidates) == [""], "two choices"
+        assert hinted(name, hinted="{question} {answer}")[0] == "2 + 2? 4", "what can be shown stays shown"
+    for name in ("star", "pps"):
+        with pytest.raises(FemError, match="has no gold rationale"):
+            hinted(name, **solution)
+
+
 def test_a_given_completion_that_does_not_fit_is_refused_before_the_run() -> None:
     long = [make_problem("x?", "1", "number", rationale="so " * 40)]
     for name, fits in (("answer_only", True), ("human", False), ("pps", True)):
