@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fem_core.config import Exemplar, PromptsConfig
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
-from fem_core.problems.answers import answer_class, answer_text
+from fem_core.problems.answers import answer_class, answer_text, parse_answer
 from fem_core.problems.problem import LETTERS, Problem
 
 _MOST = 4
@@ -51,12 +51,9 @@ def values(config: PromptsConfig, problem: Problem, known: Others | None) -> dic
     """
     answer = answer_text(problem)
     if config.hint == "candidates":
-        letters = {letter: letter for letter in LETTERS[: len(problem.choices or ())]}
-        possible = letters if answer in letters else _known(known).answers
-        mine = answer_class(answer, problem.answer_kind)
-        return {
-            "{candidates}": _candidates(f"problem {problem.problem_id}", mine, answer, possible, _known(known).seed)
-        }
+        name, seed = f"problem {problem.problem_id}", _known(known).seed
+        mine, possible = _possible(problem, _known(known))
+        return {"{candidates}": _candidates(name, mine, answer, possible, seed)}
     if config.hint == "solution":
         if not (problem.rationale or "").strip():
             raise FemError(
@@ -65,6 +62,36 @@ def values(config: PromptsConfig, problem: Problem, known: Others | None) -> dic
             )
         return {"{answer}": answer, "{solution}": str(problem.rationale)}
     return {"{answer}": answer}
+
+
+def _possible(problem: Problem, known: Others) -> tuple[str, dict[str, str]]:
+    """y* as a key, and the possible answers by such keys: letters, the problem's own choices, or those of other problems.
+
+    Raises:
+        FemError: they would give y* away.
+    """
+    answer, kind = answer_text(problem), problem.answer_kind
+    if kind == "math":
+        raise FemError(
+            f"Problem {problem.problem_id} has a formula as its answer, and prompts.hint 'candidates' cannot tell which "
+            "formulas are equal. Choose another prompts.hint."
+        )
+    mine = answer_class(answer, kind)
+    if problem.choices is None:
+        return mine, known.answers
+    letters = {letter: letter for letter in LETTERS[: len(problem.choices)]}
+    if answer in letters:
+        return answer, letters
+    possible: dict[str, str] = {}
+    for choice in problem.choices:
+        parsed = parse_answer(f"Answer: {choice}", problem)
+        possible.setdefault(answer_class(choice if parsed is None else parsed.answer, kind), choice)
+    if mine not in possible:
+        raise FemError(
+            f"Problem {problem.problem_id} has an answer that is none of its choices, and prompts.hint 'candidates' would "
+            "give it away. Mend the row, or choose another prompts.hint."
+        )
+    return mine, possible
 
 
 def exemplar_values(config: PromptsConfig, exemplar: Exemplar, known: Others | None) -> dict[str, str]:

@@ -91,6 +91,49 @@ def test_too_few_answers_are_refused() -> None:
         messages(CANDIDATES, rating(1), "hinted", 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "choices"),
+    [
+        ("text", ("The sea", "a lake", "A river", "the  Pond")),
+        ("label", ("Yes", "No", "Perhaps", "Never")),
+        ("number", ("1.0", "2", "3", "1,000")),
+    ],
+)
+def test_choices_without_letters_are_the_possible_answers(kind: str, choices: tuple[str, ...]) -> None:
+    """Answers of other problems would leave y* as the only one of the problem's own choices."""
+    answers = ("1", "2", "3", "1000") if kind == "number" else tuple(choice.lower() for choice in choices)
+    problems = [make_problem(f"What {n}?", answers[n % 4], kind, choices=choices) for n in range(400)]
+    problems += [make_problem(f"Whose {n}?", f"{n}", kind) for n in range(50, 90)]
+    places: Counter[int] = Counter()
+    for problem in problems[:400]:
+        found, mine = shown(problem, problems), choices[answers.index(problem.answer)]
+        assert len(set(found)) == len(found) == 2 and set(found) < set(choices) and mine in found
+        places[found.index(mine)] += 1
+    assert chisquare([places[0], places[1]]).pvalue > 1e-4
+
+
+def test_a_letter_is_among_the_letters_whatever_the_kind() -> None:
+    problems = [make_problem(f"{n}?", "ABCD"[n % 4], "text", choices=("w", "x", "y", "z")) for n in range(80)]
+    for problem in problems:
+        found = shown(problem, problems)
+        assert len(set(found)) == len(found) == 2 and set(found) < set("ABCD") and problem.answer in found
+    word = make_problem("Which?", "AB", "text", choices=("AB", "CD", "EF"))
+    assert "AB" in (found := shown(word, problems)) and set(found) < {"AB", "CD", "EF"}, "two letters are no letter"
+
+
+def test_candidates_that_would_give_the_answer_away_are_refused() -> None:
+    others_ = [make_problem(f"{n}?", f"word{n}", "text") for n in range(9)]
+    few = make_problem("Which?", "Red", "text", choices=("red", "Blue", "the blue"))
+    with pytest.raises(FemError, match=r"has 2 possible answers.*fewer than 3. Choose another"):
+        shown(few, [few, *others_])
+    none = make_problem("Which?", "green", "text", choices=("red", "blue", "white"))
+    with pytest.raises(FemError, match=r"Problem [0-9a-f]{16} has an answer that is none of its choices.*Mend the row"):
+        shown(none, [none, *others_])
+    formulas = [make_problem(f"{n}?", text, "math") for n, text in enumerate((r"\frac12", r"\frac{1}{2}", "0.5", "2"))]
+    with pytest.raises(FemError, match=r"Problem [0-9a-f]{16} has a formula as its answer.*Choose another prompts.hint"):
+        shown(formulas[0], formulas)
+
+
 def test_the_solution_is_shown_and_refused_where_there_is_none() -> None:
     config = prompts("solution", "{solution} so {answer}")
     assert messages(config, rating(3), "hinted", 0)[0]["content"] == f"Rate response 3. {MARK} Reason 3. so 3"
