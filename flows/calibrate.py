@@ -24,6 +24,7 @@ from fem_core.config import RunConfig
 from fem_core.device import find_device
 from fem_core.digest import derive_seed
 from fem_core.filter.rationales import Filtered, filter_attempts
+from fem_core.hints import others
 from fem_core.model import BaseModelFolder
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem, to_table
@@ -104,6 +105,16 @@ async def calibrate(
         return await _Measured(run, model, problems, prepared, count, Path(folder), say).all(longest_sequence)
 
 
+def sample_job(run: step.Run, work: step.Work, some: Manifest, problems: Sequence[Problem]) -> DrawJob:
+    """The run's E-step on some of its training problems, with the hints that the run gives them.
+
+    Args:
+        problems: all training problems.
+    """
+    job = sample.draw_job(run, "sample", work, 1, some, plan_of(run.config.scheme))
+    return job.model_copy(update={"known": others(run.config.prompts, problems, run.config.seed)})
+
+
 def _clear_dead(staging: Path) -> None:
     """Remove what calibrations left that were killed; no run's name begins with a dot."""
     for folder in staging.glob(".plan-*-*"):
@@ -143,7 +154,7 @@ class _Measured:
         given = is_given(config.scheme)
         works = [sample.work(run.name, config, 1, train, base)]
         works += [evaluate.predictions_work(run.name, config, 0, test, base, exemplars) for exemplars in shown]
-        jobs = [] if given else [sample.draw_job(run, "sample", works[0], 1, train, plan_of(config.scheme))]
+        jobs = [] if given else [sample_job(run, works[0], train, self._problems.train)]
         jobs += [
             evaluate.predictions_job(run, work, 0, test, exemplars)
             for work, exemplars in zip(works[1:], shown, strict=True)

@@ -23,7 +23,6 @@ import pyarrow as pa
 from fem_core.digest import digest
 from fem_core.errors import FemError
 from fem_core.filter.verdict import Judgement, judge
-from fem_core.hints import others
 from fem_core.problems.answers import has_answer_line
 from fem_core.problems.problem import Problem, from_table
 from fem_core.problems.verifier import Verifier
@@ -143,7 +142,7 @@ class Host:
         committed = store.parts(job.artifact, job.key)
         done = {n for n in range(-(-len(problems) // job.problems_per_part)) if part_name(n) in committed}
 
-        known = others(job.prompts, problems, job.seed)
+        known = job.others(problems)
 
         def render(problem: Problem, kind: PromptKind) -> list[int]:
             return tokens.ids(messages(job.prompts, problem, kind, job.exemplars, known))

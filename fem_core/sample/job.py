@@ -4,10 +4,13 @@ Contract: a job names its inputs by store artifact and its outputs by artifact a
 with the store alone and a resumed job finds the parts that are committed.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from fem_core.config import PromptsConfig, RunConfig, Section
+from fem_core.hints import Others, others
 from fem_core.model import BaseModelFolder
+from fem_core.problems.problem import Problem
 from fem_core.prompts import PromptKind
 from fem_core.sample.schemes import Plan, Stage
 from fem_core.sample.vllm_engine import EngineSettings
@@ -57,10 +60,16 @@ class DrawJob(Section):
     """Longest completion, tokens."""
     problems_per_part: int
     """Problems that share a part file."""
+    known: Others | None = None
+    """What hints show of other problems, where this job has only some of the training problems; None for a run's jobs."""
 
     def plan(self) -> Plan:
         """The plan as the stepper takes it."""
         return Plan(tuple(Stage(kind, budget) for kind, budget in self.stages), self.keep)
+
+    def others(self, problems: Sequence[Problem]) -> Others | None:
+        """What hints need to know; ``problems`` are those of the job."""
+        return self.known or others(self.prompts, problems, self.seed)
 
 
 def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: int) -> HostSettings:

@@ -130,7 +130,9 @@ def test_candidates_that_would_give_the_answer_away_are_refused() -> None:
     with pytest.raises(FemError, match=r"Problem [0-9a-f]{16} has an answer that is none of its choices.*Mend the row"):
         shown(none, [none, *others_])
     formulas = [make_problem(f"{n}?", text, "math") for n, text in enumerate((r"\frac12", r"\frac{1}{2}", "0.5", "2"))]
-    with pytest.raises(FemError, match=r"Problem [0-9a-f]{16} has a formula as its answer.*Choose another prompts.hint"):
+    with pytest.raises(
+        FemError, match=r"Problem [0-9a-f]{16} has a formula as its answer.*Choose another prompts.hint"
+    ):
         shown(formulas[0], formulas)
 
 
