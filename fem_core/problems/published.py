@@ -2,13 +2,15 @@
 
 Contract: a row that cannot serve is left out and counted by its reason in ``notes``; a row of another form is a
 ``FemError``. A training problem that shares its group or its question with a test problem is left out and counted: the
-test side is never the smaller for it. Problems that a row gives beside its first one stay with it on every way.
+test side is never the smaller for it. Of rows that ask the same question a digest with the seed keeps one, so that no
+answer is preferred. Problems that a row gives beside its first one stay with it on every way.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from fem_core.config_problems import PublishedProblems
+from fem_core.digest import digest
 from fem_core.problems.answers import parse_answer
 from fem_core.problems.problem import Problem, full_question, question_identity
 from fem_core.problems.registry import ProblemSet, without_duplicates
@@ -30,7 +32,9 @@ def load(config: PublishedProblems, seed: int, problems_of: Callable[[Row], Sequ
     """
     source = read(config)
     beside: dict[str, Sequence[Problem]] = {}
-    pool, notes = _converted(source.train, problems_of, config, "train" if source.test is not None else "rows", beside)
+    pool, notes = _converted(
+        source.train, problems_of, config, seed, "rows" if source.test is None else "train", beside
+    )
     notes = [*source.notes, *notes]
     together = 1 + max(map(len, beside.values()), default=0)
     train, test = (None if most is None else max(1, most // together) for most in (config.train, config.test))
@@ -38,7 +42,7 @@ def load(config: PublishedProblems, seed: int, problems_of: Callable[[Row], Sequ
         assert test is not None
         pool, held, more = split_by_group(pool, test, seed)
     else:
-        held, more = _converted(source.test, problems_of, config, "test", beside)
+        held, more = _converted(source.test, problems_of, config, seed, "test", beside)
         pool, without = _apart(pool, held)
         more += without
 
@@ -65,6 +69,7 @@ def _converted(
     rows: Iterable[Row],
     problems_of: Callable[[Row], Sequence[Problem]],
     config: PublishedProblems,
+    seed: int,
     side: str,
     beside: dict[str, Sequence[Problem]],
 ) -> tuple[list[Problem], list[str]]:
@@ -80,8 +85,9 @@ def _converted(
         found.append(first)
         beside.setdefault(first.problem_id, others)
     notes = [f"{side}: {count} rows were left out because {why}." for why, count in sorted(left_out.items())]
-    found, more = without_duplicates(found, side)
-    return found, [*notes, *more]
+    # Not by the digest that ``cap`` sorts by: a question that many were asked would then be chosen more often.
+    kept, more = without_duplicates(sorted(found, key=lambda p: digest([seed, "kept", p.problem_id])), side)
+    return kept, [*notes, *more]
 
 
 def _fit(problems: Sequence[Problem], row: Row, longest: int | None) -> Sequence[Problem]:

@@ -79,5 +79,5 @@ def without_duplicates(problems: Sequence[Problem], name: str) -> tuple[list[Pro
     dropped = len(problems) - len(kept)
     if not dropped:
         return list(kept.values()), []
-    conflict = f", {other_answer} of them with another answer than the first" if other_answer else ""
-    return list(kept.values()), [f"{name}: {dropped} rows repeat an earlier question and were left out{conflict}."]
+    conflict = f", {other_answer} of them with another answer than the one kept" if other_answer else ""
+    return list(kept.values()), [f"{name}: {dropped} rows repeat a question and were left out{conflict}."]

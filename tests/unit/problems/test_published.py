@@ -138,6 +138,26 @@ def test_an_empty_cell_is_no_rating(tmp_path: Path) -> None:
     assert found.notes == ["rows: 1 rows were left out because it has no rating of helpfulness."]
 
 
+def test_of_several_ratings_of_a_response_the_seed_keeps_one_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    rows = [rated(f"Prompt {i}?", "Text.", helpfulness=n) for i in range(60) for n in range(3)]
+    found, backwards, other = (
+        load(config("helpsteer2", path=write(tmp_path / f"{name}.jsonl", listed), test=10), seed)
+        for name, listed, seed in (("a", rows, 0), ("b", rows[::-1], 0), ("c", rows, 1))
+    )
+    assert len(ids(found)) == 60 and ids(found) == ids(backwards) != ids(other)
+    assert min(Counter(p.answer for p in (*found.train, *found.test)).values()) > 8, "not the first, nor the lowest"
+    assert found.notes == [
+        "rows: 120 rows repeat a question and were left out, 120 of them with another answer than the one kept."
+    ]
+
+
+def test_a_question_with_many_ratings_is_not_chosen_more_often(tmp_path: Path) -> None:
+    many = [rated(f"Often {i}?", "Text.", helpfulness=n) for i in range(100) for n in range(5)]
+    path = write(tmp_path / "a.jsonl", [*many, *(rated(f"Once {i}?", "Text.") for i in range(100))])
+    found = load(config("helpsteer2", path=path, test=1, train=80), seed=0)
+    assert 28 < sum("Often" in p.question for p in found.train) < 52
+
+
 def test_helpsteer_of_the_real_files(shared_data: Path) -> None:
     path = str(shared_data / "helpsteer" / "nvidia_HelpSteer_sample.jsonl")
     found = load(config("helpsteer2", path=path, test=100), seed=0)
