@@ -90,8 +90,9 @@ def fairness(results: Results) -> str:
         spent = ", ".join(f"{draws} (seed {seed})" for seed, draws in sorted(results.budget.items()))
         return (
             "Equal draws: under each seed all arms may use as many draws as the arm that drew least over its whole run: "
-            f"{spent or 'not known yet'}. An arm is read at its last iteration within that, so it may have used less; "
-            "iteration 0 means that its first iteration alone draws more. Training is not changed."
+            f"{spent or 'none, as no finished arm draws'}. An arm is read at its last iteration within that, so it may have "
+            "used less; iteration 0 means that its first iteration alone draws more. Control arms draw nothing, set no "
+            "budget and are read at their last iteration. Training is not changed."
         )
     return "Nothing is made equal: arms differ in draws and in rationales."
 

@@ -103,7 +103,7 @@ class Results:
     pairs: Sequence[Pair]
     """Every two arms that can be compared."""
     budget: Mapping[int, int] = field(default_factory=dict)
-    """With ``fair: draws``, by seed: the draws that every arm may use."""
+    """With ``fair: draws``, by seed: the draws that every arm may use. None where all arms are controls."""
     at_budget: Sequence[Line] = ()
     """With ``fair: draws``, the arms where their budget ends."""
     notes: Sequence[str] = ()
@@ -207,9 +207,10 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def _budget(rows: Sequence[Mapping[str, Any]], done: Sequence[Cell]) -> dict[int, int]:
-    """By seed, the draws of the arm that drew least."""
+    """By seed, the draws of the arm that drew least, control arms left out."""
     total = {row["run"]: row["draws_so_far"] for row in rows}  # the last row of a run counts
-    return {cell.seed: min(total[one.name] for one in done if one.seed == cell.seed) for cell in done}
+    drew = [cell for cell in done if total[cell.name]]
+    return {cell.seed: min(total[one.name] for one in drew if one.seed == cell.seed) for cell in drew}
 
 
 def _reached(rows: Sequence[Mapping[str, Any]], cell: Cell, budget: int | None) -> int:

@@ -92,6 +92,31 @@ def test_equal_draws_are_read_where_the_smallest_arm_ends(store: Store) -> None:
     assert "24 (seed 0), 26 (seed 1)" in text and "## At equal draws" in text and "| a | 1 to 2 | 2 |" in text
 
 
+def test_control_arms_spend_nothing_of_equal_draws_and_are_read_at_their_end(store: Store) -> None:
+    arms = [{"name": name, "set": {"scheme.name": name}} for name in ("star", "answer_only", "none")]
+    comparison = described(arms=arms, axes={"seed": [0]}, fair="draws")
+    for cell in cells(comparison):
+        make_run(store, cell.config)
+    came = results(store, comparison, cells(comparison))
+    assert came.budget == {0: 26}
+    assert [(line.arm, line.iteration) for line in came.at_budget] == [("star", 2), ("answer_only", 2), ("none", 0)]
+    assert "Control arms draw nothing, set no budget and are read at their last iteration." in markdown(came)
+
+
+def test_control_arms_alone_have_no_budget(store: Store) -> None:
+    comparison = described(
+        arms=[{"name": name, "set": {"scheme.name": name}} for name in ("answer_only", "none")],
+        axes={"seed": [0]},
+        fair="draws",
+    )
+    for cell in cells(comparison):
+        make_run(store, cell.config)
+    came = results(store, comparison, cells(comparison))
+    assert not came.budget and not came.at_budget
+    assert came.pairs[0].iterations == "2 and 0"
+    assert "over its whole run: none, as no finished arm draws." in markdown(came)
+
+
 def test_equal_rationales_are_a_cap_and_who_has_fewer_is_named(store: Store, tmp_path: Path) -> None:
     comparison = described(fair="accepted", accepted=8)
     found = made(store, comparison)
