@@ -201,7 +201,8 @@ class FilterConfig(Section):
     rarer one (verdict ``over_label_share``). For answers from a small set; which ones stay follows from their content."""
     max_rationales: int | None = Field(None, ge=1, json_schema_extra=ADDED)
     """Keep at most this many rationales per iteration (verdict ``over_size``): a random subset that the draws' own seeds
-    decide, so equal draws give the same one. Utilization then counts the problems that are left."""
+    decide, so equal draws give the same one. Control arms keep one fixed subset, chosen by problem id, in all iterations
+    and under all seeds. Utilization then counts the problems that are left."""
 
     @model_validator(mode="after")
     def _bounds_leave_room(self) -> "FilterConfig":

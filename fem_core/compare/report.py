@@ -84,7 +84,8 @@ def fairness(results: Results) -> str:
     if comparison.fair == "accepted":
         return (
             f"Equal rationales: every iteration of every run trains on at most {comparison.accepted} rationales, a random "
-            "subset that the draws' seeds decide (filter.max_rationales); the rest are over_size. Draws differ."
+            "subset that the draws' seeds decide (filter.max_rationales); the rest are over_size. A control arm keeps one "
+            "fixed subset in all iterations and under all seeds. Draws differ."
         )
     if comparison.fair == "draws":
         spent = ", ".join(f"{draws} (seed {seed})" for seed, draws in sorted(results.budget.items()))

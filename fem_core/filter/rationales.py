@@ -21,6 +21,7 @@ from fem_core.filter.verdict import ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE, TRUNC
 from fem_core.problems.answers import answer_class, answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import completion, messages
+from fem_core.sample.given import GIVEN
 from fem_core.schemas import ATTEMPTS, RATIONALES, VERDICTS
 
 VERSION = 1
@@ -75,7 +76,8 @@ def filter_attempts(
                 {**{k: row[k] for k in ("problem_id", "attempt", "prompt_kind")}, "verdict": verdict, "reason": reason}
             )
             if draft is not None and verdict == ACCEPTED:
-                order.append(derive_seed("max_rationales", row["seed"]))
+                own = row["problem_id"] if row["prompt_kind"] == GIVEN else row["seed"]  # given rows all have seed 0
+                order.append(derive_seed("max_rationales", own))
                 accepted.append(
                     {
                         "prompt": messages(prompts, problem, "plain", prompts.train_exemplars),

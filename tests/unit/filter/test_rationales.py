@@ -183,6 +183,20 @@ def test_an_iteration_keeps_at_most_so_many_rationales_chosen_by_the_draws_own_s
     assert filtered(rows, FilterConfig(max_rationales=60)).verdicts.equals(filtered(rows).verdicts)
 
 
+def test_of_given_completions_a_random_subset_stays_and_always_the_same() -> None:
+    rows = [
+        attempt(p, 0, f"Answer: {p.answer}", "accepted") | {"prompt_kind": "given", "seed": 0} for p in PROBLEMS[1:31]
+    ]
+    kept = filtered(rows, FilterConfig(max_rationales=10)).rationales
+    ids = kept["problem_id"].to_pylist()
+    in_order = sorted(row["problem_id"] for row in rows)
+    assert len(ids) == 10 and ids != in_order[:10], "not the first by problem id"
+    assert set(ids) & set(in_order[15:])
+    assert filtered(rows[::-1], FilterConfig(max_rationales=10)).rationales.equals(kept)
+    fewer = filtered(rows, FilterConfig(max_rationales=4)).rationales["problem_id"].to_pylist()
+    assert set(fewer) < set(ids)
+
+
 def test_an_empty_iteration_is_counted_not_crashed_on() -> None:
     result = filtered([attempt(PROBLEMS[1], 0, "hm", "unparsable")])
     assert (result.rationales.num_rows, result.stats["utilization"]) == (0, 0.0)
