@@ -117,7 +117,9 @@ COMPARISON = pa.schema(
         _column("drawn_tokens_so_far", pa.int64(), "Completion tokens of all iterations up to this one."),
         _column("rationales", pa.int32(), "Rationales that this iteration trained on.", True),
         _column("utilization", pa.float64(), "Share of training problems with a rationale.", True),
-        _column("mean_rationale_tokens", pa.float64(), "Mean tokens of these rationales.", True),
+        _column(
+            "mean_rationale_tokens", pa.float64(), "Mean tokens of these rationales; null where they were given.", True
+        ),
     ]
 )
 """The results of a comparison: one row for each run and iteration. It lies beside the runs and is made from them."""

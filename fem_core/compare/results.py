@@ -55,7 +55,7 @@ class Line:
     exemplars: int
     """How many exemplars the evaluation's prompt showed."""
     seeds: int
-    """Runs that this is over."""
+    """Scored runs, which this is over."""
     figures: Mapping[str, Mean]
     """By column of ``schemas.COMPARISON``; what no run has is left out."""
 
@@ -170,7 +170,7 @@ def _figures(row: Row) -> dict[str, Any]:
         "drawn_tokens": drawn.get("completion_tokens"),
         "rationales": filtered.get("accepted"),
         "utilization": filtered.get("utilization"),
-        "mean_rationale_tokens": filtered.get("mean_rationale_tokens"),
+        "mean_rationale_tokens": None if row.given else filtered.get("mean_rationale_tokens"),
     }
 
 
@@ -181,13 +181,13 @@ _OVER_SEEDS = (
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], apart: bool = True) -> list[Line]:
-    """Rows over seeds.
+    """Rows over seeds, those without an accuracy left out: all figures of a line are over the same runs.
 
     Args:
         apart: every iteration by itself; else all rows of an arm together.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in (row for row in rows if row["accuracy"] is not None):
         groups.setdefault((row["arm"], *((row["iteration"], row["exemplars"]) if apart else ())), []).append(row)
     lines = []
     for members in groups.values():

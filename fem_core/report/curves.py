@@ -28,12 +28,13 @@ def curves(summary: Summary, format_: str = "svg") -> bytes:
     if summary.majority_baseline is not None:
         accuracy.axhline(summary.majority_baseline, ls=":", color="black", label="majority class")
     accuracy.legend(fontsize=8, frameon=False)
-    drawn = [row for row in summary.rows if row.filtered]
-    for axes, name, key in (
-        (utilization, "data utilization", "utilization"),
-        (length, "rationale length, tokens", "mean_rationale_tokens"),
+    used = [row for row in summary.rows if row.filtered]
+    drawn = [row for row in used if not row.given]
+    for axes, name, key, rows in (
+        (utilization, "data utilization", "utilization", used),
+        (length, "rationale length, tokens", "mean_rationale_tokens", drawn),
     ):
-        axes.plot([row.iteration for row in drawn], [row.filtered[key] for row in drawn if row.filtered], marker="o")
+        axes.plot([row.iteration for row in rows], [row.filtered[key] for row in rows if row.filtered], marker="o")
         axes.set_title(name, fontsize=10)
     accuracy.set_title("accuracy", fontsize=10)
     accuracy.set_ylim(0, 1)

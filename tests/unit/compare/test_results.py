@@ -130,6 +130,28 @@ def test_equal_rationales_are_a_cap_and_who_has_fewer_is_named(store: Store, tmp
     assert "d.a.seed-0, iteration 1: 10 rationales, 11 were asked for." in short.notes
 
 
+def test_a_control_arm_has_no_rationale_length(store: Store) -> None:
+    comparison = described(arms=[{"name": "a", "set": {"scheme.name": "answer_only"}}], axes={"seed": [0]})
+    for cell in cells(comparison):
+        make_run(store, cell.config)
+    came = results(store, comparison, cells(comparison))
+    assert [row["mean_rationale_tokens"] for row in came.rows] == [None] * 3
+    assert [cell[5] for cell in line_cells(came.lines)] == ["-"] * 3
+    assert came.table()["mean_rationale_tokens"].null_count == 3
+
+
+def test_a_line_is_over_the_runs_that_are_scored(store: Store) -> None:
+    comparison = described()
+    found = made(store, comparison, runs=["c.a.seed-0"])
+    make_run(store, found[2].config, wrong=1)
+    for kind in ("scores", "predictions"):  # killed after its second M-step
+        store.root.remove(f"{layout.iteration('c.a.seed-1', 2, kind)}/{layout.MANIFEST}")
+    came = results(store, comparison, found)
+    assert [(line.arm, line.iteration, line.seeds) for line in came.lines] == [("a", 0, 2), ("a", 1, 2), ("a", 2, 1)]
+    assert came.lines[2].figures["draws"] == Mean(13, None)
+    assert [row["accuracy"] is None for row in came.rows] == [False] * 5 + [True], "the rows keep it"
+
+
 def test_what_is_there_is_reported_and_the_rest_is_named(store: Store) -> None:
     comparison = described()
     found = made(store, comparison, runs=["c.a.seed-0", "c.b.seed-0"])

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import made_run
@@ -13,8 +14,10 @@ from prefect.logging import disable_run_logger
 from fem_core.audit.audit import audit
 from fem_core.errors import StoreConflict
 from fem_core.problems.problem import make_problem
+from fem_core.report.curves import curves
 from fem_core.report.diagnosis import FILE, answers, diagnosis, made
 from fem_core.report.model_card import model_card
+from fem_core.report.summary import summarise
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
@@ -44,6 +47,19 @@ def test_the_report_holds_the_diagnostics_and_holds_itself(real_store: Store, tm
     result = audit(real_store, "made", deep=True, cache=tmp_path)
     assert result.holds and any(row.kind == "report" for row in result.checked)
     assert reported(real_store) == manifest
+
+
+def test_the_curves_show_no_length_of_given_completions(tmp_path: Path) -> None:
+    """The same run with and without the zero that its filter recorded gives the same picture."""
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, made_config(scheme={"name": "answer_only"}))
+    given = summarise(store, "made")
+    changed = [
+        replace(row, filtered=row.filtered and row.filtered | {"mean_rationale_tokens": 9.0}) for row in given.rows
+    ]
+    assert curves(replace(given, rows=changed)) == curves(given)
+    drawn = [replace(row, drawn=row.drawn and {"draws": 1}) for row in changed]
+    assert curves(replace(given, rows=drawn)) != curves(given), "draws have a length"
 
 
 def test_the_diagnostics_of_the_made_run_are_those_that_its_texts_imply(made_folder: Path) -> None:
