@@ -495,6 +495,20 @@ def put(data: dict[str, Any], key: str, value: Any, what: str) -> None:
     data[last] = value
 
 
+def drop_replaced(data: dict[str, Any], fields: typing.Iterable[str]) -> None:
+    """Take out of a configuration as plain values the prompt texts that the dotted ``fields``, set next, choose anew.
+
+    A family chooses all texts and a hint the hinted one; texts that stand there would go before those that are asked for.
+    """
+    section, chosen = data.get("prompts"), set(fields)
+    if not isinstance(section, dict):
+        return
+    for name, texts in {"family": ("system", "plain", "hinted"), "hint": ("hinted",)}.items():
+        if f"prompts.{name}" in chosen:
+            for text in texts:
+                section.pop(text, None)
+
+
 def _number(text: str) -> str | float:
     """YAML 1.1 reads ``1e-4`` as text; people mean a number."""
     try:

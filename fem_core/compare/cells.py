@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fem_core.compare.comparison import Comparison
-from fem_core.config import RunConfig, nearest, parse_config, put, sections_at
+from fem_core.config import RunConfig, drop_replaced, nearest, parse_config, put, sections_at
 from fem_core.digest import digest
 from fem_core.errors import FemError
 from fem_core.store import layout
@@ -93,6 +93,7 @@ def _cell(comparison: Comparison, label: str, settings: Mapping[str, Any]) -> Ce
     if not layout.is_run_name(name):
         raise FemError(f"{name!r} is too long for the name of a run. Shorten the comparison's name or its arms' names.")
     data = copy.deepcopy(comparison.base)
+    drop_replaced(data, settings)
     for field, value in settings.items():
         put(data, field, copy.deepcopy(value), f"{field} of {name}")
     if comparison.fair == "accepted":
@@ -162,9 +163,9 @@ def _refuse_doubles(found: Sequence[Cell]) -> None:
     for name, count in Counter(cell.name for cell in found).items():
         if count > 1:
             raise FemError(f"{count} runs of the comparison would be called {name!r}. Name arms and values apart.")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for cell in found:
-        same = digest(cell.config.model_dump(mode="json", exclude={"name"}))
+        same = (cell.config.digest(), cell.group)  # the group knows other weights and files
         if same in seen:
             raise FemError(f"{seen[same]} and {cell.name} are the same run under two names. Exclude one of them.")
         seen[same] = cell.name

@@ -61,7 +61,7 @@ def with_overrides(identity: dict, places: dict, overrides: Sequence[str]) -> di
     """
     import copy
 
-    from fem_core.config import override
+    from fem_core.config import drop_replaced, override
 
     data = copy.deepcopy(identity)
     for dotted, value in places.items():
@@ -72,10 +72,7 @@ def with_overrides(identity: dict, places: dict, overrides: Sequence[str]) -> di
         for name in path:
             inner = inner.setdefault(name, {})
         inner[last] = value
-    for name, texts in {"family": ("system", "plain", "hinted"), "hint": ("hinted",)}.items():
-        if any(text.partition("=")[0].strip() == f"prompts.{name}" for text in overrides):
-            for replaced in texts:  # the recorded words would go before those that are asked for
-                data.get("prompts", {}).pop(replaced, None)
+    drop_replaced(data, (text.partition("=")[0].strip() for text in overrides))
     for text in overrides:
         override(data, text)
     return data

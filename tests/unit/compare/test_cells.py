@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fem_core import families
 from fem_core.compare.cells import cells, firsts
 from fem_core.compare.comparison import load_comparison
 from fem_core.errors import FemError
@@ -90,6 +91,34 @@ def test_equal_numbers_of_rationales_are_a_cap_on_every_run(tmp_path: Path) -> N
     assert {cell.config.filter.max_rationales for cell in cells(loaded(tmp_path, data))} == {30}
     plain = cells(loaded(tmp_path, {**data, "fair": "draws", "accepted": None}))
     assert {cell.config.filter.max_rationales for cell in plain} == {None}
+
+
+WORDS = {"plain": "{question} Mine.", "hinted": "{question} Mine, as {answer} is right."}
+
+
+def test_a_family_or_a_hint_of_an_arm_goes_before_the_bases_words(tmp_path: Path) -> None:
+    base = {**BASE, "prompts": {"family": "number", **WORDS}}
+    found = cells(loaded(tmp_path, {"base": base, "axes": {"prompts.family": ["general", "number"]}}))
+    for cell, family in zip(found, ("general", "number"), strict=True):
+        words = families.read(family)
+        assert (cell.config.prompts.plain, cell.config.prompts.hinted) == (words.plain, words.hinted["answer"])
+    axes = {"prompts.hint": ["answer", "candidates"]}
+    for cell in cells(loaded(tmp_path, {"base": base, "axes": axes})):
+        prompts = cell.config.prompts
+        assert prompts.plain == WORDS["plain"], "a hint is words of the hinted prompt alone"
+        assert prompts.hinted == families.read("number").hinted[prompts.hint]
+    arms = [{"name": "own", "set": {"prompts.plain": "{question} Own.", "prompts.family": "general"}}]
+    (cell,) = cells(loaded(tmp_path, {"base": base, "arms": arms}))
+    assert cell.config.prompts.plain == "{question} Own.", "the arm's own words stay"
+
+
+def test_runs_that_only_places_tell_apart_are_the_same_run(tmp_path: Path) -> None:
+    for field, values in {"train.micro_batch_size": [4, 8], "sample.engine.max_num_seqs": [8, 16]}.items():
+        with pytest.raises(FemError, match=r"seed-0 are the same run under two names\. Exclude one of them"):
+            cells(loaded(tmp_path, {"base": BASE, "axes": {field: values}}))
+    assert len(cells(loaded(tmp_path, {"base": BASE, "axes": {"model.source": ["a", "b"]}}))) == 2
+    table = {"problems": {"source": "table", "answer_kind": "number", "test": 4}}
+    assert len(cells(loaded(tmp_path, {"base": table, "axes": {"problems.path": ["a.jsonl", "b.jsonl"]}}))) == 2
 
 
 def test_runs_of_the_same_problems_model_and_seed_share_what_the_first_made(tmp_path: Path) -> None:
