@@ -146,17 +146,21 @@ def check_field(dotted: str, where: str) -> None:
 
 
 def _tags(fields: Sequence[str]) -> dict[str, str]:
-    ends = Counter(field.rpartition(".")[2] for field in fields)
-    last = {field: field.rpartition(".")[2] for field in fields}
-    return {field: end if ends[end] == 1 else field.replace(".", "-") for field, end in last.items()}
+    last = {field: _plain(field.rpartition(".")[2]) for field in fields}
+    ends = Counter(last.values())
+    return {field: end if ends[end] == 1 else _plain(field.replace(".", "-")) for field, end in last.items()}
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return digest(value)[:8]
     text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    text = re.sub(r"[^A-Za-z0-9._-]", "_", text)
+    text = _plain(text)
     return text if len(text) <= _LONGEST else digest(value)[:8]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 def _refuse_doubles(found: Sequence[Cell]) -> None:

@@ -67,6 +67,7 @@ def test_a_comparison_without_arms_or_axes_is_its_base(tmp_path: Path) -> None:
         ("scheme.budget", None, "budget-none"),
         ("train.lora", {"r": 8}, "lora-[0-9a-f]{8}"),
         ("evaluate.exemplar_baseline", False, "exemplar_baseline-false"),
+        ("problems.params.min words", 3, "min_words-3"),
     ],
 )
 def test_values_are_names_whatever_they_hold(tmp_path: Path, field: str, value: object, tag: str) -> None:
@@ -78,6 +79,9 @@ def test_axes_that_end_alike_keep_their_whole_name(tmp_path: Path) -> None:
     axes = {"sample.max_tokens": [8], "evaluate.max_tokens": [9]}
     (cell,) = cells(loaded(tmp_path, {"base": BASE, "axes": axes}))
     assert cell.arm == "sample-max_tokens-8.evaluate-max_tokens-9"
+    axes = {"problems.params.min words": [1], "problems.params.min_words": [2]}
+    (cell,) = cells(loaded(tmp_path, {"base": BASE, "axes": axes}))
+    assert cell.arm == "problems-params-min_words-1.problems-params-min_words-2", "apart by place, whatever the words"
 
 
 def test_the_base_may_be_a_file_beside_it_and_is_changed_by_overrides(tmp_path: Path) -> None:

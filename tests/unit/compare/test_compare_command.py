@@ -129,6 +129,29 @@ def test_a_first_run_that_cannot_be_referred_to_is_left_alone(file: Path, tmp_pa
     assert store.run(second.name) is None, "it makes everything itself"
 
 
+def test_a_deleted_run_is_told_and_not_done(file: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    cell, _ = cells(load_comparison(file))
+    make_run(store, cell.config)
+    mark(store, cell.name)
+    told: list[str] = []
+
+    class Told(step.Silent):
+        def noted(self, step: str, text: str) -> None:
+            told.append(f"{step}: {text}")
+
+    async def did(config: RunConfig) -> None:
+        raise AssertionError(config.name)
+
+    step_listener = step.LISTENER.set(Told())
+    try:
+        with disable_run_logger():
+            asyncio.run(run_one(store, cell, cell, did, "run 1 of 2"))
+    finally:
+        step.LISTENER.reset(step_listener)
+    assert told == ["c.epochs-1.seed-0: is marked deleted and left out; fem delete c.epochs-1.seed-0 --undo takes it back"]
+
+
 @pytest.mark.parametrize(
     ("at_a_time", "began"),
     [(1, ["1a", "1b", "1c", "2a", "2b", "2c"]), (2, ["1a", "2a", "1b", "1c", "2b", "2c"]), (9, None)],
