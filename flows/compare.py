@@ -18,7 +18,7 @@ from pydantic import Field
 from fem_core.compare.cells import Cell, cells, firsts
 from fem_core.compare.comparison import Comparison
 from fem_core.compare.report import markdown, write
-from fem_core.compare.results import FINISHED, Results, results, state
+from fem_core.compare.results import DELETED, FINISHED, Results, results, state
 from fem_core.config import RunConfig
 from fem_core.errors import FemError
 from fem_core.store import fork
@@ -111,8 +111,12 @@ def report(store: Store, comparison: Comparison, found: Sequence[Cell]) -> tuple
 
 
 async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str) -> None:
-    if await step.in_store_thread(state, store, cell) == FINISHED:
+    so_far = await step.in_store_thread(state, store, cell)
+    if so_far == FINISHED:
         step.ended(cell.name, "already done")
+        return
+    if so_far == DELETED:
+        step.noted(cell.name, f"marked deleted, so it is left out; fem delete {cell.name} --undo brings it back")
         return
     step.LISTENER.get().noted(cell.name, place)
     await step.in_store_thread(begin_beside, store, cell, first, check=did is fem)

@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 import yaml
 from made_run import make_run
+from prefect.logging import disable_run_logger
 
 from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, cells
 from fem_core.compare.comparison import load_comparison
+from fem_core.config import RunConfig
 from fem_core.errors import FemError
 from fem_core.store import fork
 from fem_core.store.deletion import mark
 from fem_core.store.store import Store
 from flows.commands.compare import compare
-from flows.compare import begin_beside, in_order
-from tasks import prepare
+from flows.compare import _run, begin_beside, in_order
+from tasks import prepare, step
 
 ROOT = Path(__file__).parents[3]
 BASE: dict[str, Any] = {
@@ -129,27 +131,34 @@ def test_a_first_run_that_cannot_be_referred_to_is_left_alone(file: Path, tmp_pa
     assert store.run(second.name) is None, "it makes everything itself"
 
 
-def test_a_deleted_run_is_told_and_not_done(file: Path, tmp_path: Path) -> None:
+class Told(step.Silent):
+    """Keeps what people are told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def noted(self, step: str, text: str) -> None:
+        self.lines.append(f"{step}: {text}")
+
+
+def test_a_run_that_is_marked_deleted_is_told_and_not_done(file: Path, tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     cell, _ = cells(load_comparison(file))
     make_run(store, cell.config)
     mark(store, cell.name)
-    told: list[str] = []
-
-    class Told(step.Silent):
-        def noted(self, step: str, text: str) -> None:
-            told.append(f"{step}: {text}")
+    told = Told()
 
     async def did(config: RunConfig) -> None:
-        raise AssertionError(config.name)
+        raise AssertionError(f"{config.name} is deleted")
 
-    step_listener = step.LISTENER.set(Told())
-    try:
-        with disable_run_logger():
-            asyncio.run(run_one(store, cell, cell, did, "run 1 of 2"))
-    finally:
-        step.LISTENER.reset(step_listener)
-    assert told == ["c.epochs-1.seed-0: is marked deleted and left out; fem delete c.epochs-1.seed-0 --undo takes it back"]
+    async def run() -> None:
+        step.LISTENER.set(told)
+        await _run(store, cell, cell, did, "run 1 of 2")
+
+    with disable_run_logger():
+        asyncio.run(run())
+    said = "marked deleted, so it is left out; fem delete c.epochs-1.seed-0 --undo brings it back"
+    assert told.lines == [f"c.epochs-1.seed-0: {said}"]
 
 
 @pytest.mark.parametrize(
