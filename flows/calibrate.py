@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from fem_core.problems.registry import ProblemSet
 from fem_core.prompts import ChatTokens, completion, messages
 from fem_core.report.calibration import Accepted, Calibration, Moment, Training, drawn, kinds, rates, training
 from fem_core.sample.client import EngineHost
-from fem_core.sample.given import is_given
+from fem_core.sample.given import GIVEN, is_given
 from fem_core.sample.job import DrawJob, host_settings
 from fem_core.sample.schemes import plan_of
 from fem_core.schemas import RATIONALES
@@ -165,14 +165,11 @@ class _Measured:
             if given:
                 await step.in_store_thread(sample.give, run, works[0], self._train)
             tables = [await step.in_store_thread(self._parts, work) for work in works]
+            sides = [(self._train, len(self._problems.train))] + [(self._test, len(self._problems.test))] * len(shown)
             draws = [
-                drawn(found, of, size)
-                for (found, size), of in zip(
-                    tables, [len(self._problems.train)] + [len(self._problems.test)] * len(shown), strict=True
-                )
+                drawn(found, [problem.problem_id for problem in some], of, size)
+                for (found, size), (some, of) in zip(tables, sides, strict=True)
             ]
-            if given:
-                draws[0] = replace(draws[0], draws=(0,) * len(draws[0].draws))
             measured = rates(heard.moments, sum(sum(one.first_prompt_tokens) for one in draws))
             memory = _resident(host.pid) if find_device() == "cpu" else None
             self._say(
@@ -227,9 +224,8 @@ class _Measured:
             size += (await step.in_store_thread(store.write_table, artifact, name, table, work.key)).bytes
         seconds = time.monotonic() - begun
         tokens = ChatTokens(self._model.path, config.model.trust_remote_code)
-        rows = found.rationales.select(["prompt", "completion_tokens"]).to_pylist()
-        length = sum(len(tokens.ids(row["prompt"])) + row["completion_tokens"] for row in rows)
-        return found, Accepted(found.stats["problems_accepted"], len(rows), length, seconds, size)
+        length = training_tokens(found.rationales, tokens)
+        return found, Accepted(found.stats["problems_accepted"], found.rationales.num_rows, length, seconds, size)
 
     async def _trained(self, rationales: pa.Table) -> tuple[Training, Path]:
         """The real trainer on a few batches of the accepted rationales, one micro batch to an optimizer step."""
@@ -289,6 +285,17 @@ class _Measured:
         job = evaluate.predictions_job(run, todo, 1, test, config.prompts.train_exemplars)
         heard = await _draw(host, [job.model_copy(update={"max_tokens": 1})], ("trained", checkpoint))
         return heard.start
+
+
+def training_tokens(rationales: pa.Table, tokens: ChatTokens) -> int:
+    """Tokens of training rows (``schemas.RATIONALES``), prompts included; a given completion is measured here."""
+    rows = rationales.select(["prompt", "completion", "prompt_kind", "completion_tokens"]).to_pylist()
+    return sum(
+        len(tokens.ids(row["prompt"] + row["completion"]))
+        if row["prompt_kind"] == GIVEN
+        else len(tokens.ids(row["prompt"])) + row["completion_tokens"]
+        for row in rows
+    )
 
 
 async def _draw(host: EngineHost, jobs: list[DrawJob], weights: tuple[str, Path]) -> _Heard:

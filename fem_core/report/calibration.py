@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from fem_core.filter.verdict import ACCEPTED
+from fem_core.sample.given import GIVEN
 from fem_core.train.launch import TrainProgress
 
 _SHORTEST = 1.0
@@ -121,7 +122,7 @@ class Calibration:
 
     sample: Drawn
     kinds: tuple[Kind, ...]
-    """Of the sample job."""
+    """Of the sample job; none where completions are given."""
     evaluate: Drawn
     baseline: Drawn | None
     """Evaluation of the base model with the sampling exemplars, where the run has it."""
@@ -169,23 +170,24 @@ def rates(moments: Sequence[Moment], first_prompt_tokens: int) -> Rates:
     return Rates(rate, first_prompt_tokens / reading if reading > 0 else None, max(0.0, tail), peak)
 
 
-def drawn(tables: Iterable[pa.Table], of: int, size: int) -> Drawn:
-    """What a job cost per problem.
+def drawn(tables: Iterable[pa.Table], problems: Iterable[str], of: int, size: int) -> Drawn:
+    """What a job cost per problem; nothing for given completions and for problems that have none.
 
     Args:
         tables: attempts (``schemas.ATTEMPTS``) of the subset.
+        problems: ids of the whole subset.
         of: problems that the run's job has.
         size: bytes of the part files.
     """
-    rows = sorted(_rows(tables), key=lambda row: (row["problem_id"], row["attempt"]))
-    by_problem: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_problem.setdefault(row["problem_id"], []).append(row)
+    by_problem: dict[str, list[dict[str, Any]]] = {problem: [] for problem in sorted(problems)}
+    for row in sorted(_rows(tables), key=lambda row: row["attempt"]):
+        if row["prompt_kind"] != GIVEN:
+            by_problem[row["problem_id"]].append(row)
     each = by_problem.values()
     return Drawn(
         of=of,
         draws=tuple(len(attempts) for attempts in each),
-        first_prompt_tokens=tuple(attempts[0]["prompt_tokens"] for attempts in each),
+        first_prompt_tokens=tuple(sum(row["prompt_tokens"] for row in attempts[:1]) for attempts in each),
         prompt_tokens=tuple(sum(row["prompt_tokens"] for row in attempts) for attempts in each),
         completion_tokens=tuple(sum(row["completion_tokens"] for row in attempts) for attempts in each),
         bytes=size,

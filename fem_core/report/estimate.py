@@ -178,7 +178,9 @@ def _draws(step: str, k: int, job: Drawn, rates: Rates, extra: float) -> StepEst
         for prompt, tokens in zip(job.first_prompt_tokens, job.completion_tokens, strict=True)
     ]
     tokens = scaled(job.completion_tokens, job.of)
-    per_token = job.bytes / sum(job.completion_tokens) if any(job.completion_tokens) else 0.0
+    size = fixed(job.bytes / len(job.draws) * job.of)  # where completions are given
+    if any(job.completion_tokens):
+        size = tokens.times(job.bytes / sum(job.completion_tokens))
     return StepEstimate(
         step,
         k,
@@ -186,7 +188,7 @@ def _draws(step: str, k: int, job: Drawn, rates: Rates, extra: float) -> StepEst
         scaled(job.prompt_tokens, job.of),
         tokens,
         scaled(seconds, job.of) + fixed(extra),
-        tokens.times(per_token),
+        size,
     )
 
 

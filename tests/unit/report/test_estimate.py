@@ -167,9 +167,31 @@ def test_attempts_are_counted_per_problem_and_per_prompt_kind() -> None:
         attempts(("b", 1, "hinted", "accepted", 40, 7), ("b", 0, "plain", "wrong_answer", 30, 5)),
         attempts(("a", 0, "plain", "accepted", 31, 6)),
     ]
-    found = drawn(tables, 20, 900)
+    found = drawn(tables, ["a", "b"], 20, 900)
     assert found == Drawn(20, (1, 2), (31, 30), (31, 70), (6, 12), 900)
     assert kinds(tables) == (Kind("plain", 2, 1, 61, 11), Kind("hinted", 1, 1, 40, 7))
+
+
+def test_a_problem_without_a_gold_rationale_counts_as_one_that_nothing_is_given_for() -> None:
+    given = attempts(("b", 0, "given", "accepted", 0, 0), ("d", 0, "given", "accepted", 0, 0))
+    nothing = (0, 0, 0, 0)
+    sample = drawn([given], ["a", "b", "c", "d"], 40, 800)
+    assert sample == Drawn(40, nothing, nothing, nothing, nothing, 800), "given completions are no draws"
+    two = Accepted(problems=2, rationales=2, tokens=360, seconds=0.2, bytes=800)
+    made = estimate(dataclasses.replace(CALIBRATION, sample=sample, accepted=two), 2, 2.0, "2026-01-01", {})
+    assert made.utilization == Figure(0.5, *wilson(2, 4))
+    steps = {f"{one.step} {one.iteration}": one for one in made.steps}
+    assert steps["train 1"].tokens and steps["train 1"].tokens.value == pytest.approx(0.5 * 40 * 180 * 2)
+    assert steps["filter 1"].bytes.value == 8_000
+    assert steps["sample 1"].bytes.value == 8_000, "what is given lies in the store, too"
+
+
+def test_a_subset_without_any_gold_rationale_gives_an_estimate() -> None:
+    sample = drawn([attempts()], ["a", "b"], 40, 700)
+    none = Accepted(problems=0, rationales=0, tokens=0, seconds=0.2, bytes=800)
+    made = estimate(dataclasses.replace(CALIBRATION, sample=sample, accepted=none), 2, 2.0, "2026-01-01", {})
+    assert made.utilization.value == 0 and made.utilization.high == wilson(0, 2)[1]
+    assert load(dump(made), "here") == made
 
 
 def test_the_first_optimizer_step_counts_as_start_up() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from fem_core.config import Exemplar, FilterConfig, PromptsConfig, SchemeConfig, parse_config
@@ -13,6 +14,8 @@ from fem_core.problems.verifier import Verifier
 from fem_core.prompts import Message, messages
 from fem_core.sample.given import given_attempts, given_by, given_stats, refuse_without_rationale
 from fem_core.sample.schemes import plan_of
+from fem_core.schemas import RATIONALES
+from flows.calibrate import training_tokens
 
 ANSWER_ONLY, HUMAN = SchemeConfig(name="answer_only"), SchemeConfig(name="human")
 PROBLEMS = [
@@ -138,6 +141,20 @@ def test_a_given_completion_that_does_not_fit_is_refused_before_the_run() -> Non
             FemError, match=r"1 of 1 training texts do not fit the model's context of 60 tokens; .* 13\d"
         ):
             check_lengths(config, long, long, Letters(), 60)  # type: ignore[arg-type]
+
+
+def test_training_rows_are_as_long_as_their_prompt_and_what_is_given() -> None:
+    """A given completion records no tokens, as nobody drew it."""
+    config = config_of("human")
+    table = given(HUMAN)
+    rationales = filter_attempts(PROBLEMS, [table], FilterConfig(), config.prompts).rationales
+    texts = ["2 + 2?Two and two.\nAnswer: 4", messages(config.prompts, PROBLEMS[1], "plain", 0)[-1]["content"]]
+    wanted = len(texts[0]) + len(texts[1]) + len("It is not red.\nAnswer: A\nAnswer: B")
+    assert training_tokens(rationales, Letters()) == wanted  # type: ignore[arg-type]
+    drawn = rationales.set_column(
+        rationales.schema.get_field_index("prompt_kind"), RATIONALES.field("prompt_kind"), pa.array(["plain"] * 2)
+    )
+    assert training_tokens(drawn, Letters()) == len("2 + 2?") + len(texts[1])  # type: ignore[arg-type]
 
 
 def test_the_real_gold_rationales_are_all_accepted(shared_data: Path) -> None:
