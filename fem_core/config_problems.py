@@ -192,8 +192,8 @@ class TldrProblems(PublishedProblems):
     axis: Literal["overall", "accuracy", "coverage", "coherence"] = "overall"
     """Which rating is y*; read with ``form: axis``."""
     both_orders: bool = False
-    """Ask every pair twice, the second time with the summaries exchanged; read with ``form: comparisons``. ``train`` and ``test``
-    count both: half as many pairs are taken, one at least."""
+    """Ask every pair twice, the second time with the summaries exchanged; read with ``form: comparisons``.
+    ``train`` and ``test`` count both: half as many pairs are taken, one at least."""
 
     @property
     def answer_kind(self) -> str:
@@ -293,8 +293,8 @@ class PairProblems(PublishedProblems):
     ties: Literal["drop", "keep"] = "drop"
     """Pairs judged equally good: ``drop`` leaves them out, ``keep`` makes a tie the third choice of every problem."""
     both_orders: bool = False
-    """Ask every pair twice, the second time with the responses exchanged. ``train`` and ``test`` count both: half as many pairs
-    are taken, one at least."""
+    """Ask every pair twice, the second time with the responses exchanged. ``train`` and ``test`` count both:
+    half as many pairs are taken, one at least."""
 
 
 Problems = Annotated[

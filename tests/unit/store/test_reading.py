@@ -113,6 +113,9 @@ def test_one_table_is_made_at_a_time_and_in_the_callers_thread(
         while len(fetched) < min(used + 2, 6) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(fetched) >= min(used + 2, 6), "the next files are read meanwhile"
+        # Arrow's own threads may give back what they decompressed a moment later.
+        while pa.total_allocated_bytes() - before >= 2.5 * one.nbytes and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert pa.total_allocated_bytes() - before < 2.5 * one.nbytes, "the table in use, and the one before it"
         assert len(threads) == used
     assert set(threads) == {threading.get_ident()}
