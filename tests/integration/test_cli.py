@@ -91,7 +91,8 @@ def test_preview_shows_the_prompts_through_the_models_template(smollm2: Path, tm
     config_file(tmp_path)
     done = fem(tmp_path, "preview", "run.yaml")
     assert done.returncode == 0, done.stderr
-    assert "\n\nPrompts: no family; hint: answer.\n" in done.stdout
+    assert done.stdout.startswith("8 training problems in 8 groups; ")
+    assert done.stdout.split("\n\n")[1] == "Prompts: no family; hint: answer."
     assert done.stdout.count("plain sampling prompt") == done.stdout.count("hinted sampling prompt") == 3
     plain, hinted = done.stdout.split("---\n")[1:3]
     assert "<|im_start|>user" in plain and "The answer is" not in plain

@@ -506,8 +506,6 @@ def formulas_of(numbers: range) -> list[Problem]:
 def test_verdicts_on_ratings_and_formulas_are_judged_again(
     tmp_path: Path, examine: Any, make: Callable[[range], list[Problem]]
 ) -> None:
-    if make is formulas_of:
-        pytest.importorskip("math_verify", reason="math-verify is not installed")
     store = Store.open(str(tmp_path / "store"))
     source = "helpsteer2" if make is ratings_of else "math500"
     make_run(store, made_config(problems={"source": source, "path": "rows.jsonl", "test": 4}), make=make)

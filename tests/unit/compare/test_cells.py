@@ -63,7 +63,8 @@ def test_a_comparison_without_arms_or_axes_is_its_base(tmp_path: Path) -> None:
     [
         ("train.learning_rate", 1e-4, "learning_rate-0.0001"),
         ("prompts.system", "Be kind / brief", "system-Be_kind___brief"),
-        ("prompts.system", "x" * 50, "system-[0-9a-f]{8}"),
+        ("prompts.system", "x" * 40, "system-x{40}"),
+        ("prompts.system", "x" * 41, "system-[0-9a-f]{8}"),
         ("scheme.budget", None, "budget-none"),
         ("train.lora", {"r": 8}, "lora-[0-9a-f]{8}"),
         ("evaluate.exemplar_baseline", False, "exemplar_baseline-false"),

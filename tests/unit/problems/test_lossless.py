@@ -2,6 +2,7 @@ import enum
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy
 import pytest
 
 from fem_core.problems import lossless
@@ -23,7 +24,6 @@ def test_tuples_integer_keys_and_exact_numbers_survive() -> None:
 
 
 def test_numpy_and_enums_become_plain() -> None:
-    numpy = pytest.importorskip("numpy")
     value = {"a": numpy.array([[1, 2]]), "b": numpy.float64(0.5), "c": numpy.int64(3), "d": Colour.RED}
     assert lossless.loads(lossless.dumps(value)) == {"a": [[1, 2]], "b": 0.5, "c": 3, "d": "red"}
 

@@ -15,8 +15,6 @@ from fem_core.problems.problem import Problem, make_problem
 from fem_core.problems.registry import load
 from fem_core.problems.verifier import Verifier, math_record
 
-pytest.importorskip("math_verify", reason="math-verify is not installed")
-
 ROWS = [
     {"problem": "Write $\\frac{28}{6}$ in lowest terms.", "solution": "Halve both: $\\boxed{\\frac{14}{3}}$.",
      "answer": "\\frac{14}{3}", "subject": "Prealgebra", "level": 1, "unique_id": "test/prealgebra/1.json"},
