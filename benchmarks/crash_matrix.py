@@ -11,7 +11,6 @@ kind of kill; exits 1 at the first thing that does not hold.
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -28,7 +27,7 @@ import psutil
 import yaml
 
 from benchmarks.crash.sitecustomize import POINTS
-from benchmarks.tiny_model import answering_llama
+from benchmarks.tiny_model import answering_llama, letters
 from deployments.s3 import BUCKET, S3Server
 from fem_core.digest import digest
 from fem_core.model import default_cache
@@ -104,12 +103,7 @@ def prepare(folder: Path, kind: str, iterations: int) -> Place:
         environment |= server.environment
         os.environ.update(server.environment)
         url = f"s3://{BUCKET}/crash"
-    questions = [f"Which of these letters comes first in row {n}?" for n in range(40)]
-    rows = [
-        {"question": q, "answer": "A" if n % 3 else "B", "choices": ["a" * (n + 1), "b" * (n + 1)]}
-        for n, q in enumerate(questions)
-    ]
-    (folder / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = letters(folder, 40)
     model = folder.parent / "model"
     if not model.is_dir():
         answering_llama(packaged_model(default_cache()), model, questions)

@@ -1,10 +1,12 @@
-"""Models of a few hundred kilobytes besides the vocabulary, for runs whose point is not what is learnt.
+"""Models of a few hundred kilobytes besides the vocabulary, and problems for them, for runs whose point is not what is
+learnt.
 
 Contract: ``tiny_llama`` has random weights; ``answering_llama`` was taught, in seconds, to answer every prompt with a
 sentence and ``Answer: A``, so that real engines and trainers have something to accept and to train on. Both have
 SmolLM2's tokenizer and chat template, and the same weights each time on one machine.
 """
 
+import json
 from pathlib import Path
 
 SAID = "It is the first one.\nAnswer: A"
@@ -72,3 +74,14 @@ def answering_llama(tokenizer_dir: Path, folder: Path, questions: list[str], ste
         optimizer.zero_grad()
     model.save_pretrained(folder)
     return folder
+
+
+def letters(folder: Path, count: int) -> list[str]:
+    """Write ``letters.jsonl``: problems with two choices, of which a third have another answer than A; their questions."""
+    questions = [f"Which of these letters comes first in row {n}?" for n in range(count)]
+    rows = [
+        {"question": q, "answer": "A" if n % 3 else "B", "choices": ["a" * (n + 1), "b" * (n + 1)]}
+        for n, q in enumerate(questions)
+    ]
+    (folder / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return questions

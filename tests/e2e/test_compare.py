@@ -11,7 +11,7 @@ import pytest
 import yaml
 from place import Workplace, ask, until
 
-from benchmarks.tiny_model import answering_llama
+from benchmarks.tiny_model import answering_llama, letters
 from fem_core.audit.audit import audit
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
@@ -24,12 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def bench(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Workplace:
     """Letters that the model answers with A, a third of them wrong."""
     folder = tmp_path_factory.mktemp("compare")
-    questions = [f"Which of these letters comes first in row {n}?" for n in range(20)]
-    rows = [
-        {"question": q, "answer": "A" if n % 3 else "B", "choices": ["a" * (n + 1), "b" * (n + 1)]}
-        for n, q in enumerate(questions)
-    ]
-    (folder / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = letters(folder, 20)
     base = {
         "iterations": 1,
         "problems": {

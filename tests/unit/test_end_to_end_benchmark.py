@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import yaml
 from benchmarks import end_to_end
 from benchmarks.baselines.loop import Draw, as_fem_reads, that_count
 from benchmarks.costs import Outcome, Work, covered
-from benchmarks.tiny_model import answering_llama
+from benchmarks.tiny_model import answering_llama, letters
 from fem_core.config import SchemeConfig
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
@@ -92,12 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that always answers A, and problems of which a third have another answer. Nearly greedy, in float32:
     what is drawn is the same in every engine."""
     folder = tmp_path_factory.mktemp("end-to-end")
-    questions = [f"Which of these letters comes first in row {n}?" for n in range(20)]
-    rows = [
-        {"question": q, "answer": "A" if n % 3 else "B", "choices": ["a" * (n + 1), "b" * (n + 1)]}
-        for n, q in enumerate(questions)
-    ]
-    (folder / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = letters(folder, 20)
     config = {
         "problems": {
             "source": "table",
