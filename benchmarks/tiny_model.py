@@ -7,7 +7,10 @@ SmolLM2's tokenizer and chat template, and the same weights each time on one mac
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+from fem_core.prompts import Message
 
 SAID = "It is the first one.\nAnswer: A"
 
@@ -50,8 +53,14 @@ def tiny_llama(tokenizer_dir: Path, folder: Path, seed: int, spread: float = 0.2
     return folder
 
 
-def answering_llama(tokenizer_dir: Path, folder: Path, questions: list[str], steps: int = 80) -> Path:
-    """A tiny Llama that answers like ``SAID``, most of the time at temperature 1."""
+def answering_llama(
+    tokenizer_dir: Path, folder: Path, questions: Sequence[str | list[Message]], steps: int = 80, said: str = SAID
+) -> Path:
+    """A tiny Llama that answers like ``said``, most of the time at temperature 1.
+
+    Args:
+        questions: what it is taught with: a user's message each, or all messages of a chat.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -61,9 +70,10 @@ def answering_llama(tokenizer_dir: Path, folder: Path, questions: list[str], ste
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     torch.manual_seed(0)
     for step in range(steps):
-        chat = [{"role": "user", "content": questions[step % len(questions)]}]
+        question = questions[step % len(questions)]
+        chat = [{"role": "user", "content": question}] if isinstance(question, str) else question
         prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        completion = [*tokenizer.encode(SAID), tokenizer.eos_token_id]
+        completion = [*tokenizer.encode(said), tokenizer.eos_token_id]
         ids = torch.tensor([[*prompt, *completion]])
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
