@@ -192,3 +192,14 @@ def test_the_shipped_comparison_is_what_it_says() -> None:
     assert [(cell.config.scheme.name, cell.config.scheme.budget) for cell in found[:4]] == [
         ("rs", 1), ("rs", 4), ("star", None), ("pps", None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "controls"),
+    [("gsm8k", ["answer-only", "human"]), ("helpsteer", ["answer-only"]), ("openbookqa", ["answer-only"])],
+)
+def test_a_shipped_comparison_has_its_controls_and_three_seeds(name: str, controls: list[str]) -> None:
+    found = cells(load_comparison(ROOT / "configs" / "small" / f"{name}.yaml"))
+    arms = [*controls, "rs-1", "rs-4", "star", "pps"]
+    assert [cell.name for cell in found] == [f"small-{name}.{arm}.seed-{seed}" for seed in range(3) for arm in arms]
+    assert {len(cell.config.prompts.exemplars) for cell in found} == {2}
