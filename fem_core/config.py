@@ -283,12 +283,17 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Greedy decoding of the plain training prompt on the held-out problems."""
+    """Greedy decoding of the plain training prompt on the held-out problems, and what else is measured of a checkpoint."""
 
     max_tokens: int | None = Field(None, ge=1)
     """Longest completion, tokens; sample.max_tokens by default."""
     exemplar_baseline: bool = True
     """Also score the base model with the sampling exemplars, when they differ from the training ones: the fair baseline."""
+    draws: int | None = Field(None, ge=2, json_schema_extra=ADDED)
+    """Sampled draws per test problem beside the greedy one. The share of them that agree is the model's confidence, and
+    the scores say how well calibrated it is; null draws none."""
+    draw_temperature: float = Field(1.0, gt=0, json_schema_extra=ADDED)
+    """Temperature of these draws, without ``top_p``."""
 
 
 class S3Config(Section):

@@ -111,6 +111,7 @@ COMPARISON = pa.schema(
         _column("high", pa.float64(), "Its upper end.", True),
         _column("unparsable", pa.int32(), "Predictions without an answer.", True),
         _column("truncated", pa.int32(), "Predictions cut by the token limit.", True),
+        _column("calibration_error", pa.float64(), "Expected calibration error; null without repeated draws.", True),
         _column("draws", pa.int64(), "Draws of this iteration's E-step; null for the base model.", True),
         _column("drawn_tokens", pa.int64(), "Completion tokens of these draws.", True),
         _column("draws_so_far", pa.int64(), "Draws of all iterations up to this one."),

@@ -1,4 +1,4 @@
-"""The evaluate step: greedy predictions on the held-out problems, then their scores."""
+"""The evaluate step: greedy predictions on the held-out problems, sampled ones where asked, then their scores."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from fem_core.config import RunConfig, identity_of
 from fem_core.evaluate.score import score, version
 from fem_core.problems.problem import from_table
 from fem_core.sample.job import DrawJob
-from fem_core.sample.schemes import EVALUATION
+from fem_core.sample.schemes import evaluation_of
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from tasks import step
@@ -40,15 +40,31 @@ def predictions_work(
             "stop_at_answer": config.sample.stop_at_answer,
             "problems_per_part": config.sample.problems_per_part,
             "engine": identity_of(config.sample.engine),
+            **_sampled(config, k),
         },
         inputs=(step.input_of("problems", test), step.input_of("checkpoint", checkpoint)),
     )
 
 
+def _sampled(config: RunConfig, k: int) -> dict[str, Any]:
+    """What the sampled draws of an evaluation add to its identity."""
+    if config.evaluate.draws is None:
+        return {}
+    drawn = {"draws": config.evaluate.draws, "temperature": config.evaluate.draw_temperature}
+    return {"sampled": drawn, "seed": config.seed, "iteration": k}
+
+
 def predictions_job(run: step.Run, todo: step.Work, k: int, test: Manifest, exemplars: int) -> DrawJob:
-    """The job of an evaluation: one greedy draw per problem."""
-    return draw_job(run, f"evaluate-{k}-{exemplars}", todo, k, test, EVALUATION).model_copy(
-        update={"exemplars": exemplars, "temperature": 0.0, "top_p": 1.0, "max_tokens": todo.config["max_tokens"]}
+    """The job of an evaluation: one greedy draw per problem, and the sampled ones behind it."""
+    sampled = run.config.evaluate
+    return draw_job(run, f"evaluate-{k}-{exemplars}", todo, k, test, evaluation_of(sampled.draws)).model_copy(
+        update={
+            "exemplars": exemplars,
+            "temperature": sampled.draw_temperature if sampled.draws else 0.0,
+            "greedy_first": True,
+            "top_p": 1.0,
+            "max_tokens": todo.config["max_tokens"],
+        }
     )
 
 

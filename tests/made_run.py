@@ -154,13 +154,24 @@ def _evaluate(
 ) -> None:
     name, exemplars = config.name or "made", config.prompts.train_exemplars
     todo = evaluate.predictions_work(name, config, k, split["test"], checkpoint, exemplars)
-    table = _attempts(sides["test"], config.seed, k, wrong, hinted=False)
+    table = _predictions(sides["test"], config, k, wrong)
     file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
     predictions = commit(todo, [file], draw_stats([table]))
     todo = evaluate.scores_work(name, config, k, split["train"], split["test"], predictions, exemplars)
     scores = score([table], sides["train"], sides["test"])
     text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
     commit(todo, [store.write_bytes(todo.artifact, evaluate.SCORES, text)], scores)
+
+
+def _predictions(problems: list[Problem], config: RunConfig, k: int, wrong: int) -> pa.Table:
+    """One greedy attempt each, and behind it as many sampled ones as are configured, which answer the same."""
+    table = _attempts(problems, config.seed, k, wrong, hinted=False)
+    rows = [
+        row | {"attempt": attempt, "seed": derive_seed(config.seed, k, row["problem_id"], attempt) if attempt else 0}
+        for row in table.to_pylist()
+        for attempt in range(1 + (config.evaluate.draws or 0))
+    ]
+    return pa.Table.from_pylist(rows, schema=ATTEMPTS)
 
 
 def _attempts(problems: list[Problem], run_seed: int, k: int, wrong: int, *, hinted: bool) -> pa.Table:

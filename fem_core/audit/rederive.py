@@ -143,7 +143,8 @@ class Rederiver:
             if problem is None:
                 yield _broken(manifest, name, what, "a problem of the step's input", "no such problem")
                 continue
-            if manifest.kind == "attempts" and given_by(config) is None:
+            seeded = given_by(config) is None if manifest.kind == "attempts" else "sampled" in config and row["attempt"]
+            if seeded:
                 seed = derive_seed(config["seed"], config["iteration"], row["problem_id"], row["attempt"])
                 if row["seed"] != seed:
                     yield _broken(manifest, name, f"seed of {what}", row["seed"], seed)

@@ -3,17 +3,27 @@
 Contract: made from ``Results`` alone; the same results give the same text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from fem_core.compare.results import FINISHED, OTHER, Line, Mean, Results
 from fem_core.digest import digest
 from fem_core.store import layout, tables
 from fem_core.store.store import Store
 
-HEADERS = (
-    *("arm", "iteration", "seeds", "accuracy", "utilization", "rationale tokens", "rationales"),
-    *("draws so far", "tokens drawn so far"),
-)
+_FIGURES = {
+    "accuracy": ("accuracy", 3),
+    "calibration_error": ("calibration error", 3),
+    "utilization": ("utilization", 3),
+    "mean_rationale_tokens": ("rationale tokens", 1),
+    "rationales": ("rationales", 0),
+    "draws_so_far": ("draws so far", 0),
+    "drawn_tokens_so_far": ("tokens drawn so far", 0),
+}
+"""Columns of the first table by figure: header and digits."""
+
+_WHERE_ASKED = ("calibration_error",)
+"""Figures that have a column only where some run has them."""
+
 PAIR_HEADERS = (
     *("first", "second", "iterations", "seeds", "pairs", "only first right", "only second right"),
     *("second - first", "95 % over problems", "over seeds", "McNemar p", "p, Holm"),
@@ -26,49 +36,41 @@ where seeds have test problems of their own. Neither knows how much training var
 p-values bound the chance of any false difference in this table."""
 
 
-def line_cells(lines: Sequence[Line]) -> list[tuple[str, ...]]:
-    """Rows of the first table, in the order of ``HEADERS``; what there is not is a dash."""
+def line_table(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """The first table, its headers first; what there is not is a dash."""
     shown = {line.arm: line.exemplars for line in reversed(lines)}
-    found: list[tuple[str, ...]] = []
+    names = [n for n in _FIGURES if n not in _WHERE_ASKED or any(n in line.figures for line in lines)]
+    found: list[tuple[str, ...]] = [("arm", "iteration", "seeds", *(_FIGURES[name][0] for name in names))]
     for line in lines:
         k = str(line.iteration) if line.iteration == line.last else f"{line.iteration} to {line.last}"
         if line.exemplars != shown[line.arm]:
             k += f", {line.exemplars} exemplars"
-        figures = line.figures
-        found.append(
-            (
-                line.arm,
-                k,
-                str(line.seeds),
-                _mean(figures.get("accuracy"), 3),
-                _mean(figures.get("utilization"), 3),
-                _mean(figures.get("mean_rationale_tokens"), 1),
-                _mean(figures.get("rationales"), 0),
-                _mean(figures.get("draws_so_far"), 0),
-                _mean(figures.get("drawn_tokens_so_far"), 0),
-            )
-        )
+        figures = (_mean(line.figures.get(name), _FIGURES[name][1]) for name in names)
+        found.append((line.arm, k, str(line.seeds), *figures))
     return found
 
 
-def pair_cells(results: Results) -> list[tuple[str, ...]]:
-    """Rows of the second table, in the order of ``PAIR_HEADERS``."""
+def pair_table(results: Results) -> list[tuple[str, ...]]:
+    """The second table, its headers first."""
     return [
-        (
-            pair.first,
-            pair.second,
-            pair.iterations,
-            str(pair.seeds),
-            str(pair.pairs),
-            str(pair.only_first),
-            str(pair.only_second),
-            f"{pair.difference:+.3f}",
-            f"{pair.low:+.3f} to {pair.high:+.3f}",
-            _mean(pair.over_seeds, 3, "+") if pair.over_seeds.half is not None else "-",
-            _p(pair.p),
-            _p(pair.p_holm),
-        )
-        for pair in results.pairs
+        PAIR_HEADERS,
+        *(
+            (
+                pair.first,
+                pair.second,
+                pair.iterations,
+                str(pair.seeds),
+                str(pair.pairs),
+                str(pair.only_first),
+                str(pair.only_second),
+                f"{pair.difference:+.3f}",
+                f"{pair.low:+.3f} to {pair.high:+.3f}",
+                _mean(pair.over_seeds, 3, "+") if pair.over_seeds.half is not None else "-",
+                _p(pair.p),
+                _p(pair.p_holm),
+            )
+            for pair in results.pairs
+        ),
     ]
 
 
@@ -114,11 +116,11 @@ def notes(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The whole report."""
-    parts = [f"# {title(results)}", fairness(results), _table(HEADERS, line_cells(results.lines)), _MEANING]
+    parts = [f"# {title(results)}", fairness(results), _table(line_table(results.lines)), _MEANING]
     if results.at_budget:
-        parts += ["## At equal draws", _table(HEADERS, line_cells(results.at_budget))]
+        parts += ["## At equal draws", _table(line_table(results.at_budget))]
     if results.pairs:
-        parts += ["## Arms against each other", _table(PAIR_HEADERS, pair_cells(results)), _TESTS]
+        parts += ["## Arms against each other", _table(pair_table(results)), _TESTS]
     parts += [f"- {note}" for note in notes(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -152,10 +154,7 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def lines() -> Iterator[str]:
-        yield "| " + " | ".join(headers) + " |"
-        yield "|" + " --- |" * len(headers)
-        yield from ("| " + " | ".join(row) + " |" for row in rows)
-
-    return "\n".join(lines())
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first row is the headers."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -166,6 +166,7 @@ def _figures(row: Row) -> dict[str, Any]:
         "iteration": row.iteration,
         "exemplars": row.exemplars,
         **{name: scores.get(name) for name in scored},
+        "calibration_error": scores.get("calibration", {}).get("error"),
         "draws": drawn.get("draws"),
         "drawn_tokens": drawn.get("completion_tokens"),
         "rationales": filtered.get("accepted"),
@@ -175,7 +176,7 @@ def _figures(row: Row) -> dict[str, Any]:
 
 
 _OVER_SEEDS = (
-    *("accuracy", "utilization", "mean_rationale_tokens", "rationales"),
+    *("accuracy", "calibration_error", "utilization", "mean_rationale_tokens", "rationales"),
     *("draws", "draws_so_far", "drawn_tokens", "drawn_tokens_so_far"),
 )
 
@@ -276,14 +277,14 @@ def _pair(
 
 
 def _right(store: Store, cell: Cell, k: int) -> dict[str, bool]:
-    """Whether each test problem was answered right after iteration k."""
+    """Whether each test problem was answered right after iteration k, greedily."""
     manifest = store.manifest(layout.iteration(cell.name, k, "predictions"))
     if manifest is None:
         raise FemError(
             f"{cell.name} has scores of iteration {k} and no predictions. Look closer: fem audit {cell.name}."
         )
-    rows = store.read_table(manifest, ["problem_id", "verdict"]).to_pylist()
-    return {row["problem_id"]: row["verdict"] == ACCEPTED for row in rows}
+    rows = store.read_table(manifest, ["problem_id", "attempt", "verdict"]).to_pylist()
+    return {row["problem_id"]: row["verdict"] == ACCEPTED for row in rows if row["attempt"] == 0}
 
 
 def _short(rows: Sequence[Mapping[str, Any]], accepted: int | None) -> list[str]:

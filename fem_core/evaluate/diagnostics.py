@@ -29,7 +29,7 @@ QUANTILES = (10, 25, 50, 75, 90)
 
 ATTEMPT_COLUMNS = ("problem_id", "attempt", "prompt_kind", "completion_tokens", "logprob")
 RATIONALE_COLUMNS = ("problem_id", "attempt", "prompt_kind", "completion_tokens", "completion")
-PREDICTION_COLUMNS = ("problem_id", "answer")
+PREDICTION_COLUMNS = ("problem_id", "attempt", "answer")
 """What is read of each table."""
 
 _BATCH = 4096
@@ -83,14 +83,14 @@ def of_predictions(k: int, test: Sequence[Problem], predictions: Iterable[pa.Tab
 
     Args:
         k: from 0, the base model.
-        predictions: tables with ``schemas.ATTEMPTS``, or the columns read of them. Answers that could not be parsed are
-            in no figure.
+        predictions: tables with ``schemas.ATTEMPTS``, or the columns read of them. Sampled attempts, which come behind
+            the greedy one, and answers that could not be parsed are in no figure.
     """
     kinds = {problem.problem_id: problem.answer_kind for problem in test}
     answers = Counter(
         _label(row["answer"], kinds.get(row["problem_id"], ""))
         for row in _rows(predictions, PREDICTION_COLUMNS)
-        if row["answer"] is not None
+        if row["answer"] is not None and row["attempt"] == 0
     )
     said = answers.total()
     rows = [_row(k, "answer_entropy", "", entropy(answers.values()), said)] if said else []

@@ -1,23 +1,16 @@
-"""What a judge's answers say beyond right and wrong: distance on a scale, agreement, calibration, and what order does.
+"""What a judge's answers say beyond right and wrong: distance on a scale, agreement, and what order does.
 
 Contract: pure and deterministic in predictions and problems. A metric that does not apply has the value None and says
 why. What has no answer is counted and never dropped in silence: each function says what it does with it.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
-from fem_core.filter.verdict import ACCEPTED
 from fem_core.problems.answers import classes, normal_text
 from fem_core.problems.problem import Problem
-
-BINS = 10
-"""Equal bins of confidence for the calibration error."""
 
 MOST_CLASSES = 50
 """A confusion matrix has at most this many rows."""
@@ -146,35 +139,6 @@ def confusion(answers: Mapping[str, str | None], train: Sequence[Problem], test:
         column = NONE if given is None else _class(given) if _class(given) in labels else OTHER
         counts[ordered.index(_class(problem.answer))][columns.index(column)] += 1
     return {"labels": ordered, "columns": columns, "counts": counts, "reason": None}
-
-
-def calibration_error(draws: Iterable[pa.Table]) -> Metric:
-    """Expected calibration error of repeated draws (Guo et al., 2017): is the model right as often as it agrees with itself?
-
-    The answer drawn most often is a problem's answer (the first drawn among equals), its share of the draws the
-    confidence. Draws without an answer count as one answer of their own, which is never right; nothing is left out.
-
-    Args:
-        draws: tables with ``schemas.ATTEMPTS``: two or more sampled predictions for each problem.
-
-    Returns:
-        The mean over problems of the distance between confidence and accuracy, in ``BINS`` equal bins of confidence.
-    """
-    by_problem: dict[str, list[tuple[str | None, bool]]] = {}
-    for table in draws:
-        for row in table.select(["problem_id", "answer", "verdict"]).to_pylist():
-            answer = None if row["answer"] is None else _class(row["answer"])
-            by_problem.setdefault(row["problem_id"], []).append((answer, row["verdict"] == ACCEPTED))
-    n = len(by_problem)
-    if not n or min(map(len, by_problem.values())) < 2:
-        return Metric(None, n, reason="every problem needs two draws or more")
-    bins: dict[int, list[float]] = {}
-    for drawn in by_problem.values():
-        answer, count = Counter(answer for answer, _ in drawn).most_common(1)[0]
-        right = answer is not None and any(accepted for given, accepted in drawn if given == answer)
-        place = (count * BINS - 1) // len(drawn)  # in integers: a share on the edge of a bin belongs to the lower one
-        bins.setdefault(place, []).append(right - count / len(drawn))
-    return Metric(sum(abs(sum(gaps)) for gaps in bins.values()) / n, n)
 
 
 def order_swap(answers: Mapping[str, str | None], problems: Sequence[Problem]) -> Metric:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core.evaluate.calibration import calibration
 from fem_core.evaluate.metrics import judge_metrics
 from fem_core.filter.verdict import ACCEPTED, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
 from fem_core.problems.answers import CLASS_KINDS, classes, majority_baseline
@@ -45,23 +46,24 @@ def score(
     """Score one evaluation.
 
     Args:
-        predictions: tables with ``schemas.ATTEMPTS``: one greedy plain attempt per test problem.
+        predictions: tables with ``schemas.ATTEMPTS``: one greedy plain attempt per test problem, its first; behind it
+            perhaps sampled ones, as many for each problem.
         train: gives the majority class and the classes.
         as_version: what an older version gave.
 
     Returns:
         ``n``, ``correct``, ``accuracy``, ``low`` and ``high`` (95 % Wilson), ``unparsable``, ``truncated``,
         ``verifier_timeout`` (counts), ``mean_tokens`` of the completions, ``majority_baseline`` (None where answers
-        are not classes); where they are, also ``judge``: ``metrics.judge_metrics``.
+        are not classes), all of the greedy attempts; where answers are classes, also ``judge``:
+        ``metrics.judge_metrics``; where there are sampled attempts, ``calibration``: ``calibration.calibration``.
 
     Raises:
-        ValueError: the predictions are not exactly one per test problem.
+        ValueError: the greedy predictions are not exactly one per test problem, or the sampled ones not as many for each.
     """
-    rows = [
-        row
-        for table in predictions
-        for row in table.select(["problem_id", "answer", "verdict", "completion_tokens"]).to_pylist()
-    ]
+    columns = ["problem_id", "attempt", "answer", "verdict", "completion_tokens"]
+    drawn = [row for table in predictions for row in table.select(columns).to_pylist()]
+    rows = [row for row in drawn if row["attempt"] == 0]
+    sampled = [row for row in drawn if row["attempt"] > 0]
     if sorted(row["problem_id"] for row in rows) != sorted(problem.problem_id for problem in test):
         raise ValueError(f"{len(rows)} predictions do not match the {len(test)} test problems one to one")
     n = len(rows)
@@ -82,4 +84,6 @@ def score(
     }
     if classes(test) and as_version >= 2:
         scores["judge"] = judge_metrics({row["problem_id"]: row["answer"] for row in rows}, train, test)
+    if sampled:
+        scores["calibration"] = calibration(sampled, len(test))
     return scores

@@ -126,11 +126,33 @@ def cells(summary: Summary) -> list[tuple[str, ...]]:
     return [_cells(row, summary) for row in summary.rows]
 
 
-def _cells(row: Row, summary: Summary) -> tuple[str, ...]:
+def further(summary: Summary) -> list[tuple[str, ...]]:
+    """A second table, its headers first, of what is measured where the configuration asks for it; empty where it does not."""
+    measured = [(row, row.scores["calibration"]) for row in summary.rows if row.scores and "calibration" in row.scores]
+    if not measured:
+        return []
+    return [
+        ("iteration", "draws per problem", "majority accuracy", "confidence", "calibration error"),
+        *(
+            (
+                _label(row, summary),
+                str(found["draws"]),
+                *(f"{found[name]:.3f}" for name in ("majority_accuracy", "confidence", "error")),
+            )
+            for row, found in measured
+        ),
+    ]
+
+
+def _label(row: Row, summary: Summary) -> str:
+    if row.iteration:
+        return str(row.iteration)
     several = sum(other.iteration == 0 for other in summary.rows) > 1
-    name = str(row.iteration)
-    if row.iteration == 0:
-        name = f"0 base, {row.exemplars} exemplars" if several else "0 base"
+    return f"0 base, {row.exemplars} exemplars" if several else "0 base"
+
+
+def _cells(row: Row, summary: Summary) -> tuple[str, ...]:
+    name = _label(row, summary)
     scores, filtered, drawn = row.scores, row.filtered, row.drawn
     seconds = [f"{row.seconds[s]:.1f}" if s in row.seconds else "-" for s in ("sample", "filter", "train", "evaluate")]
     return (
@@ -182,9 +204,15 @@ def markdown(summary: Summary, warnings: Sequence[str] = ()) -> str:
     Args:
         warnings: lines of Markdown below the table (``signatures.lines``).
     """
-    lines = [f"### {title(summary)}", "", "| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS)]
-    lines += ["| " + " | ".join(row) + " |" for row in cells(summary)]
-    lines += ["", *notes(summary), ""]
+    lines = [f"### {title(summary)}", "", *_table([HEADERS, *cells(summary)]), "", *notes(summary), ""]
+    if measured := further(summary):
+        lines += [*_table(measured), ""]
     if warnings:
         lines += ["Reasons to look closer:", "", *warnings, ""]
     return "\n".join([*lines, f"Digest of the configuration: `{summary.record.digest[:12]}`"])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of Markdown; the first row is the headers."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]

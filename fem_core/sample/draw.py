@@ -75,6 +75,7 @@ class DrawSettings:
     temperature: float
     top_p: float
     max_tokens: int
+    greedy_first: bool = False
 
 
 class DrawLoop:
@@ -207,9 +208,10 @@ class DrawLoop:
 
     def _sampling(self, index: int, attempt: int) -> Sampling:
         settings = self._settings
-        greedy = settings.temperature == 0
+        if settings.temperature == 0 or (settings.greedy_first and attempt == 0):
+            return Sampling(0.0, 1.0, settings.max_tokens, None)
         problem_id = self._problems[index].problem_id
-        seed = None if greedy else derive_seed(settings.run_seed, settings.iteration, problem_id, attempt)
+        seed = derive_seed(settings.run_seed, settings.iteration, problem_id, attempt)
         return Sampling(settings.temperature, settings.top_p, settings.max_tokens, seed)
 
     def _queue(self, index: int) -> None:

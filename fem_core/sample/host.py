@@ -158,7 +158,9 @@ class Host:
             job.id,
             problems,
             job.plan(),
-            DrawSettings(job.seed, job.iteration, job.exemplars, job.temperature, job.top_p, job.max_tokens),
+            DrawSettings(
+                job.seed, job.iteration, job.exemplars, job.temperature, job.top_p, job.max_tokens, job.greedy_first
+            ),
             part_size=job.problems_per_part,
             done_parts=done,
             render=render,

@@ -54,6 +54,8 @@ class DrawJob(Section):
     """The plan's keep."""
     temperature: float
     """0 is greedy."""
+    greedy_first: bool = False
+    """The first attempt at a problem is greedy, whatever the temperature of the others."""
     top_p: float
     """1 is off."""
     max_tokens: int

@@ -52,6 +52,11 @@ EVALUATION = Plan((Stage("plain", 1),))
 """One plain draw per problem; the evaluation makes it greedy."""
 
 
+def evaluation_of(draws: int | None) -> Plan:
+    """``EVALUATION``, and so many sampled draws behind the greedy one."""
+    return Plan((Stage("plain", 1 + draws),), "all") if draws else EVALUATION
+
+
 def plan_of(scheme: SchemeConfig) -> Plan:
     """The plan of a configured scheme: RS(M), STaR(M, R) or PPS(M); without a stage for what draws nothing."""
     stages: tuple[Stage, ...]

@@ -131,31 +131,32 @@ def _open(found: Sequence[Cell]) -> "Store":
 
 
 def _show(came: "Results", place: str) -> None:
-    from fem_core.compare.report import HEADERS, PAIR_HEADERS, fairness, line_cells, notes, pair_cells, title
+    from fem_core.compare.report import fairness, line_table, notes, pair_table, title
 
     print(title(came))
     print(fairness(came))
-    _table(HEADERS, line_cells(came.lines))
+    _table(line_table(came.lines))
     if came.at_budget:
         print("\nAt equal draws:")
-        _table(HEADERS, line_cells(came.at_budget))
+        _table(line_table(came.at_budget))
     if came.pairs:
         print("\nArms against each other:")
-        _table(PAIR_HEADERS, pair_cells(came))
+        _table(pair_table(came))
     for note in notes(came):
         print(safe(note))
     print(f"\nThe report, the figures and the rows are in {place}")
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first row is the headers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for i, header in enumerate(headers):
+    for i, header in enumerate(rows[0]):
         table.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
-    for row in rows:
+    for row in rows[1:]:
         table.add_row(*map(Text, row))
     width = Console().measure(table, options=Console(width=10_000).options).maximum
     Console(width=max(Console().width, width), highlight=False).print(table)

@@ -1,5 +1,7 @@
 """`fem show`: the table of a run, its diagnostics, or what it was estimated to cost and did cost."""
 
+from collections.abc import Sequence
+
 from flows.commands.options import DEFAULT_STORE, StoreUrl
 
 
@@ -29,21 +31,28 @@ def show(run: str, *, store: StoreUrl = None, costs: bool = False, diagnostics: 
 
     from fem_core.report.diagnosis import answers
     from fem_core.report.signatures import signatures
-    from fem_core.report.summary import HEADERS, cells, notes, summarise, title
+    from fem_core.report.summary import HEADERS, cells, further, notes, summarise, title
     from fem_core.store.store import Store
     from flows.ending import safe
 
     opened = Store.open(store or DEFAULT_STORE, check=False)
     summary = summarise(opened, run)
-    table = Table(box=None, pad_edge=False)
-    for header in HEADERS:
-        table.add_column(header, justify="right" if header != "iteration" else "left", no_wrap=True)
-    for row in cells(summary):
-        table.add_row(*row)
+    console = Console(width=max(Console().width, 140), highlight=False)  # a narrow terminal wraps, and hides nothing
+
+    def print_table(rows: Sequence[Sequence[str]]) -> None:
+        table = Table(box=None, pad_edge=False)
+        for header in rows[0]:
+            table.add_column(header, justify="right" if header != "iteration" else "left", no_wrap=True)
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
+
     print(title(summary))
-    Console(width=max(Console().width, 140), highlight=False).print(table)  # a narrow terminal wraps, and hides nothing
+    print_table([HEADERS, *cells(summary)])
     for note in notes(summary):
         print(note)
+    if measured := further(summary):
+        print_table(measured)
     for one in signatures(summary, answers(opened, run)):
         print(safe(f"Warning: {one.sentence}"))
 

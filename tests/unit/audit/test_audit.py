@@ -477,6 +477,22 @@ def test_a_seed_that_is_not_the_draws_own_is_found(made: Store, examine: Any) ->
     assert found.what.startswith("seed of attempt 0") and found.recorded == "1"
 
 
+def test_sampled_predictions_have_their_own_seeds_and_their_calibration_is_derived_again(
+    tmp_path: Path, examine: Any
+) -> None:
+    store = Store.open(str(tmp_path / "drawn"))
+    make_run(store, made_config(evaluate={"draws": 3}))
+    assert not examine(store, deep=True).broken
+    artifact = f"{FIRST}/scores"
+    data = store.root.read(f"{artifact}/scores.json").replace(b'"majority_accuracy": 0.5', b'"majority_accuracy": 1.0')
+    replace_bytes(store, artifact, "scores.json", data)
+    found = [one.what for one in examine(store, deep=True).broken if one.artifact == artifact]
+    assert found == ["scores", "calibration, derived again"]
+    edit_rows(store, f"{SECOND}/predictions", lambda rows: rows[1].update(seed=5))
+    seed = [one for one in examine(store, deep=True).broken if one.what.startswith("seed of attempt 1")]
+    assert [(one.artifact, one.recorded) for one in seed] == [(f"{SECOND}/predictions", "5")]
+
+
 def test_figures_that_the_tables_do_not_give_are_counted_again(made: Store, examine: Any) -> None:
     edit_manifest(made, f"{FIRST}/attempts", lambda m: m["stats"].update(problems_accepted=1))
     edit_manifest(made, f"{FIRST}/rationales", lambda m: m["stats"].update(utilization=0.5))

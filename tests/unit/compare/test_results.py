@@ -12,7 +12,7 @@ from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, cells
 from fem_core.compare.comparison import Comparison
 from fem_core.compare.figures import figures
-from fem_core.compare.report import HEADERS, PAIR_HEADERS, line_cells, markdown, pair_cells, write
+from fem_core.compare.report import line_table, markdown, pair_table, write
 from fem_core.compare.results import Mean, results, state
 from fem_core.errors import FemError
 from fem_core.schemas import COMPARISON
@@ -136,7 +136,7 @@ def test_a_control_arm_has_no_rationale_length(store: Store) -> None:
         make_run(store, cell.config)
     came = results(store, comparison, cells(comparison))
     assert [row["mean_rationale_tokens"] for row in came.rows] == [None] * 3
-    assert [cell[5] for cell in line_cells(came.lines)] == ["-"] * 3
+    assert [cell[5] for cell in line_table(came.lines)] == ["rationale tokens", "-", "-", "-"]
     assert came.table()["mean_rationale_tokens"].null_count == 3
 
 
@@ -223,10 +223,19 @@ def test_the_report_is_text_a_picture_and_rows_and_is_replaced(store: Store) -> 
 def test_tables_have_a_cell_for_every_header(store: Store) -> None:
     comparison = described()
     came = results(store, comparison, made(store, comparison))
-    assert {len(row) for row in line_cells(came.lines)} == {len(HEADERS)}
-    assert {len(row) for row in pair_cells(came)} == {len(PAIR_HEADERS)}
-    assert line_cells(came.lines)[2][:6] == ("a", "2", "2", "0.500 ± 0.000", "1.000 ± 0.000", "12.0 ± 0.0")
-    assert line_cells(came.lines)[0][4:6] == ("-", "-")
+    headers, *rows = line_table(came.lines)
+    assert {len(row) for row in rows} == {len(headers)}
+    assert len({len(row) for row in pair_table(came)}) == 1
+    assert rows[2][:6] == ("a", "2", "2", "0.500 ± 0.000", "1.000 ± 0.000", "12.0 ± 0.0")
+    assert rows[0][4:6] == ("-", "-")
+    assert "calibration error" not in headers
+
+
+def test_calibration_has_a_column_where_test_problems_were_drawn_repeatedly(store: Store) -> None:
+    comparison = described(axes={"seed": [0], "evaluate.draws": [2]})
+    headers, *rows = line_table(results(store, comparison, made(store, comparison)).lines)
+    assert headers[3:5] == ("accuracy", "calibration error")
+    assert {row[4] for row in rows} == {"0.250"}, "one of four is answered wrong, always the same"
 
 
 def test_a_comparison_with_nothing_done_is_an_empty_report(store: Store) -> None:

@@ -104,8 +104,9 @@ def test_an_iteration_without_a_rationale_has_rows_still() -> None:
 
 
 def answered(problems: list[Problem], *answers: str | None) -> list[pa.Table]:
-    rows = [{"problem_id": p.problem_id, "answer": a} for p, a in zip(problems, answers, strict=True)]
-    return [pa.Table.from_pylist(rows, schema=pa.schema([("problem_id", pa.string()), ("answer", pa.string())]))]
+    rows = [{"problem_id": p.problem_id, "attempt": 0, "answer": a} for p, a in zip(problems, answers, strict=True)]
+    columns = [("problem_id", pa.string()), ("attempt", pa.int32()), ("answer", pa.string())]
+    return [pa.Table.from_pylist(rows, schema=pa.schema(columns))]
 
 
 def test_answers_are_spread_beside_the_test_labels() -> None:

@@ -28,15 +28,12 @@ def given_to(problems: list[Problem], *answers: str | None) -> dict[str, str | N
     return {problem.problem_id: answer for problem, answer in zip(problems, answers, strict=True)}
 
 
-def draws(problem: Problem, *answers: str | None, right: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "problem_id": problem.problem_id, "attempt": i, "prompt_kind": "plain", "exemplars": 0, "text": "",
-            "answer": answer, "verdict": "accepted" if answer == right else "wrong_answer", "finish_reason": "stop",
-            "prompt_tokens": 1, "completion_tokens": 1, "logprob": 0.0, "seed": i,
-        }
-        for i, answer in enumerate(answers)
-    ]  # fmt: skip
+def predicted(problem: Problem, answer: str, right: str) -> dict[str, Any]:
+    return {
+        "problem_id": problem.problem_id, "attempt": 0, "prompt_kind": "plain", "exemplars": 0, "text": "",
+        "answer": answer, "verdict": "accepted" if answer == right else "wrong_answer", "finish_reason": "stop",
+        "prompt_tokens": 1, "completion_tokens": 1, "logprob": 0.0, "seed": 0,
+    }  # fmt: skip
 
 
 # -- ratings -----------------------------------------------------------------------------------------------------------
@@ -109,28 +106,6 @@ def test_a_confusion_matrix_that_does_not_apply_says_why() -> None:
     assert metrics.confusion({}, [], many)["reason"] == "51 classes are more than 50"
 
 
-# -- repeated draws ----------------------------------------------------------------------------------------------------
-
-
-def test_the_calibration_error_is_the_distance_of_agreement_from_being_right() -> None:
-    a, b, c, d = rated("1", "2", "3", "4")
-    rows = [
-        *draws(a, "1", "1", "1", "0", right="1"),  # confidence 0.75, right
-        *draws(b, "0", "0", "0", "2", right="2"),  # confidence 0.75, wrong: the two share a bin, 0.75 against 0.5
-        *draws(c, "3", "0", right="3"),  # confidence 0.5, right: the first of two equals
-        *draws(d, None, None, right="4"),  # sure that there is no answer: 1.0 against 0
-    ]
-    tables = [pa.Table.from_pylist(some, ATTEMPTS) for some in (rows[:6], rows[6:])]
-    found = metrics.calibration_error(tables)
-    assert found == metrics.Metric(pytest.approx((2 * 0.25 + 0.5 + 1.0) / 4), 4)
-
-
-def test_one_draw_for_a_problem_says_nothing_of_calibration() -> None:
-    rows = draws(rated("1")[0], "1", right="1")
-    found = metrics.calibration_error([pa.Table.from_pylist(rows, ATTEMPTS)])
-    assert (found.value, found.reason) == (None, "every problem needs two draws or more")
-
-
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
@@ -177,13 +152,13 @@ def test_order_without_pairs_says_why() -> None:
 
 def test_scores_hold_the_metrics_where_answers_are_classes_and_an_older_version_did_not() -> None:
     test = rated("1", "2")
-    table = pa.Table.from_pylist([draws(problem, "2", right=problem.answer)[0] for problem in test], schema=ATTEMPTS)
+    table = pa.Table.from_pylist([predicted(problem, "2", right=problem.answer) for problem in test], schema=ATTEMPTS)
     judge = score([table], test, test)["judge"]
     assert judge["mae"] == {"value": 0.5, "n": 2, "left_out": 0, "reason": None}
     assert judge["confusion"]["counts"] == [[0, 1, 0, 0], [0, 1, 0, 0]]
     assert "judge" not in score([table], test, test, as_version=1)
     free = [make_problem("Who?", "2", "text")]
-    other = pa.Table.from_pylist(draws(free[0], "2", right="2"), schema=ATTEMPTS)
+    other = pa.Table.from_pylist([predicted(free[0], "2", right="2")], schema=ATTEMPTS)
     assert "judge" not in score([other], free, free)
 
 

@@ -10,10 +10,11 @@ import pytest
 from scipy.stats import chisquare
 
 from fem_core.config import SchemeConfig
+from fem_core.digest import derive_seed
 from fem_core.filter.verdict import Judgement
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.sample.draw import Counts, DrawLoop, DrawSettings, draw_stats
-from fem_core.sample.schemes import plan_of
+from fem_core.sample.schemes import evaluation_of, plan_of
 from fem_core.sample.vllm_engine import Finished, Sampling
 
 # pi(z, y | x) for one question with y* = "1": three rationales, two answers.
@@ -233,3 +234,36 @@ def test_the_totals_count_draws_problems_and_tokens() -> None:
     rows = [row for table in parts.values() for row in table.to_pylist()]
     solved = {row["problem_id"] for row in rows if row["verdict"] == "accepted"}
     assert stats == {"draws": 100, "problems_accepted": len(solved), "prompt_tokens": 100, "completion_tokens": 200}
+
+
+def test_a_greedy_first_attempt_stands_before_sampled_ones_of_their_own_seeds() -> None:
+    asked: dict[str, Sampling] = {}
+
+    class Listening(TableEngine):
+        def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+            asked[request_id] = sampling
+            super().add(request_id, prompt_ids, sampling)
+
+    parts: list[pa.Table] = []
+    loop = DrawLoop(
+        "job",
+        [problem(0), problem(1)],
+        evaluation_of(2),
+        DrawSettings(0, 1, 0, 0.7, 0.9, 8, greedy_first=True),
+        part_size=2,
+        done_parts=set(),
+        render=lambda problem, kind: [0],
+        judge=judge,
+        write_part=lambda n, table: parts.append(table),
+    )
+    engine = Listening()
+    while not loop.done:
+        loop.fill(engine, 8)
+        for finished in engine.step():
+            loop.receive(finished, engine)
+    rows = parts[0].to_pylist()
+    assert [row["attempt"] for row in rows] == [0, 1, 2] * 2
+    assert asked["job/1/0/plain"] == Sampling(0.0, 1.0, 8, None)
+    seeds = [derive_seed(0, 1, row["problem_id"], row["attempt"]) if row["attempt"] else 0 for row in rows]
+    assert [row["seed"] for row in rows] == seeds
+    assert asked["job/1/2/plain"] == Sampling(0.7, 0.9, 8, seeds[5])
