@@ -1,4 +1,4 @@
-"""The vLLM engine: draws, log-probabilities, and new weights that are proved before they are used.
+"""The vLLM engine: draws, log-probabilities of given tokens, and new weights that are proved before they are used.
 
 Contract: the only module that imports vllm, and only when an engine starts, so that the flow can read the settings
 without it. A process that will hold an engine is started with ``environment`` and ``preload``; it must be allowed to
@@ -74,24 +74,28 @@ class Sampling:
     """Longest completion, tokens."""
     seed: int | None
     """Seed of this draw; not read when greedy."""
+    stop: str | None = None
+    """Text that ends the draw and is left out of it."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A draw that ended."""
+    """A draw that ended, or a look at given tokens."""
 
     request_id: str
-    """As given to ``add``."""
+    """As given to ``add`` or ``add_score``."""
     text: str
-    """The completion without special tokens. After an ``answer`` stop it may go on behind the line."""
+    """The completion without special tokens; empty for a look. After an ``answer`` stop it may go on behind the line."""
     finish_reason: str
-    """``stop`` (the model ended it), ``length``, or ``answer`` (``should_stop`` said so)."""
+    """``stop`` (the model ended it), ``length``, ``answer`` (``should_stop`` said so), or ``scored`` (a look)."""
     prompt_tokens: int
     """Length of the prompt."""
     completion_tokens: int
     """Length of the completion, the end token included."""
     logprob: float
     """Sum of the completion tokens' log-probabilities under the model itself (temperature 1, no nucleus), nats."""
+    token_ids: tuple[int, ...] = ()
+    """The completion's tokens: those that ``logprob`` is of."""
 
 
 @dataclass
@@ -100,7 +104,7 @@ class _Draw:
 
     prompt_tokens: int
     pieces: list[str] = field(default_factory=list)
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
 
 
 def environment(device: Device) -> dict[str, str]:
@@ -255,7 +259,7 @@ def _computes_with(head: Any, matrix: Any) -> bool:
 
 
 class VllmEngine:
-    """One engine, fed by its owner: ``add``, then ``step`` until nothing is unfinished."""
+    """One engine, fed by its owner: ``add`` and ``add_score``, then ``step`` until nothing is unfinished."""
 
     def __init__(self, settings: EngineSettings, model_dir: Path, should_stop: Callable[[str], bool] | None) -> None:
         """
@@ -266,6 +270,8 @@ class VllmEngine:
         self._settings = settings
         self._should_stop = should_stop
         self._draws: dict[str, _Draw] = {}
+        self._scores: dict[str, int] = {}
+        """Completion tokens of each look in flight."""
         self.generated = 0
         """Tokens drawn so far, over all draws."""
         self._engine: Any = None
@@ -292,13 +298,13 @@ class VllmEngine:
 
     @property
     def unfinished(self) -> int:
-        """Draws that were added and have not finished."""
-        return len(self._draws)
+        """Draws and looks that were added and have not finished."""
+        return len(self._draws) + len(self._scores)
 
     @property
     def waiting(self) -> int:
         """Draws among them whose prompt has not been read."""
-        return sum(not draw.tokens for draw in self._draws.values())
+        return sum(not draw.token_ids for draw in self._draws.values())
 
     def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
         """Queue a draw.
@@ -319,11 +325,48 @@ class VllmEngine:
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed if sampling.temperature else None,
+            stop=sampling.stop,
             logprobs=0,  # of the drawn token alone
             output_kind=RequestOutputKind.DELTA,
         )
         self._engine.add_request(request_id, {"prompt_token_ids": prompt_ids}, params)
         self._draws[request_id] = _Draw(len(prompt_ids))
+
+    def add_score(self, request_id: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> None:
+        """Queue a look at given tokens: log pi(completion | prompt) under the model itself, by one prefill.
+
+        The last token is not read but drawn, as the only one allowed: so whatever was drawn within ``max_model_len`` can
+        be looked at. vLLM does not read its prefix cache where it is asked for log-probabilities of a prompt, so none is
+        missing; those of a drawn token are taken before anything but that token is ruled out.
+
+        Raises:
+            ValueError: the prompt or the completion is empty.
+            FemError: they are longer than what the engine takes.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        if not prompt_ids or not completion_ids:
+            raise ValueError(
+                f"look {request_id} has {len(prompt_ids)} prompt and {len(completion_ids)} completion tokens"
+            )
+        *read, last = *prompt_ids, *completion_ids
+        if len(read) >= self._settings.max_model_len:
+            raise FemError(
+                f"The prompt and completion of look {request_id} have {len(read) + 1} tokens, and the engine takes "
+                f"{self._settings.max_model_len}. Raise sample.engine.max_model_len."
+            )
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            allowed_token_ids=[last],
+            logprobs=0,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(request_id, {"prompt_token_ids": read}, params)
+        self._scores[request_id] = len(completion_ids)
 
     def abort(self, request_ids: Sequence[str]) -> int:
         """Forget draws; they are not returned by ``step``.
@@ -333,17 +376,19 @@ class VllmEngine:
         """
         running = {r: draw for r in request_ids if (draw := self._draws.pop(r, None))}
         self._engine.abort_request(list(running))
-        return sum(draw.tokens for draw in running.values())
+        return sum(len(draw.token_ids) for draw in running.values())
 
     def step(self) -> list[Finished]:
-        """One token for every draw in flight; the draws that ended with it."""
+        """One token for every draw in flight; the draws and looks that ended with it."""
         return [done for output in self._engine.step() if (done := self._receive(output))]
 
     def _receive(self, output: Any) -> Finished | None:
+        if output.request_id in self._scores:
+            return self._scored(output, self._scores.pop(output.request_id))
         draw = self._draws[output.request_id]
         new = output.outputs[0]
         draw.pieces.append(new.text)
-        draw.tokens += len(new.token_ids)
+        draw.token_ids.extend(new.token_ids)
         self.generated += len(new.token_ids)
         reason = new.finish_reason
         if reason is None:
@@ -357,8 +402,23 @@ class VllmEngine:
             text="".join(draw.pieces),
             finish_reason=reason,
             prompt_tokens=draw.prompt_tokens,
-            completion_tokens=draw.tokens,
+            completion_tokens=len(draw.token_ids),
             logprob=new.cumulative_logprob,
+            token_ids=tuple(draw.token_ids),
+        )
+
+    def _scored(self, output: Any, completion_tokens: int) -> Finished:
+        read, found = output.prompt_token_ids, output.prompt_logprobs
+        first = len(read) + 1 - completion_tokens
+        before = sum(found[i][read[i]].logprob for i in range(first, len(read)))
+        return Finished(
+            request_id=output.request_id,
+            text="",
+            finish_reason="scored",
+            prompt_tokens=first,
+            completion_tokens=completion_tokens,
+            logprob=before + output.outputs[0].cumulative_logprob,
+            token_ids=(*read[first:], *output.outputs[0].token_ids),
         )
 
     def logprobs(self, token_ids: list[int]) -> list[float]:
@@ -454,9 +514,9 @@ class VllmEngine:
         return probe.token_ids[: self._settings.max_model_len - 1]
 
     def _refuse_while_drawing(self, what: str) -> None:
-        if self._draws:
+        if self.unfinished:
             raise FemError(
-                f"The engine was asked for {what} while {len(self._draws)} draws are unfinished. "
+                f"The engine was asked for {what} while {self.unfinished} draws are unfinished. "
                 "Finish or abort them first."
             )
 
@@ -480,5 +540,6 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
         self._engine = None
         self._draws.clear()
+        self._scores.clear()
         gc.collect()
         cleanup_dist_env_and_memory()

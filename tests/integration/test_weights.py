@@ -242,6 +242,38 @@ def test_the_sum_is_the_models_own_log_probability(
     assert one.logprob == pytest.approx(expected, abs=1e-3)
 
 
+def test_given_tokens_are_looked_at_beside_draws_and_whatever_the_cache_holds(
+    engine: VllmEngine, tiny_model: Path
+) -> None:
+    whole = Sampling(1.0, 1.0, 512 - len(PROMPT), 5)
+    drawn = draw(engine, whole)
+    assert drawn.prompt_tokens + len(drawn.token_ids) == 512, "no room is left behind it"
+    other = list(range(1000, 1040))
+    looks = {
+        "own": (PROMPT, drawn.token_ids),
+        "other": (other, drawn.token_ids),
+        "one": (PROMPT, drawn.token_ids[:1]),
+        "end": (PROMPT[:260], [*PROMPT[260:], 2]),
+    }
+    engine.add("beside", PROMPT, whole)
+    for name, (prompt, completion) in looks.items():
+        engine.add_score(name, prompt, completion)
+    assert engine.unfinished == 5
+    done = drain(engine)
+    for name, (prompt, completion) in looks.items():
+        expected = sum(reference(tiny_model, [*prompt, *completion])[len(prompt) - 1 :])
+        assert done[name].logprob == pytest.approx(expected, abs=1e-3)
+        assert (done[name].prompt_tokens, done[name].token_ids) == (len(prompt), tuple(completion))
+    assert done["own"].logprob == pytest.approx(drawn.logprob, abs=1e-3)
+    assert abs(done["other"].logprob - drawn.logprob) > 1
+    assert (done["beside"].text, done["beside"].token_ids) == (drawn.text, drawn.token_ids)
+    with pytest.raises(FemError, match="have 514 tokens"):
+        engine.add_score("long", PROMPT, [5] * 214)
+    with pytest.raises(ValueError, match="0 completion tokens"):
+        engine.add_score("empty", PROMPT, [])
+    assert engine.unfinished == 0
+
+
 def test_an_answer_ends_a_draw(
     engine: VllmEngine, tiny_model: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
