@@ -4,8 +4,12 @@ import re
 
 
 def md(text: str) -> str:
-    """Text on one line of Markdown, with what Markdown, HTML and tables would read as theirs escaped."""
-    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", printable(" ".join(text.split())))
+    """Text on one line of Markdown, with what Markdown, HTML and tables would read as theirs escaped.
+
+    Addresses are broken as well: many renderers make a link of a bare one.
+    """
+    escaped = re.sub(r"([\\`*_\[\]<>|&~$#@!])", r"\\\1", printable(" ".join(text.split())))
+    return re.sub(r"(?i)\b(https?|ftp|www)(:|\.)", r"\1\\\2", escaped)
 
 
 def printable(text: str, kept: str = "") -> str:
