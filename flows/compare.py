@@ -27,9 +27,10 @@ from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
 from flows.credentials import provide
 from flows.ending import sentence
-from flows.fem import artifact_key, fem
+from flows.fem import fem
 from flows.plan import begin
 from tasks import step
+from tasks.page import artifact_key
 from tasks.prepare import run_record
 
 Did = Callable[[RunConfig], Awaitable[Any]]

@@ -9,18 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import acreate_markdown_artifact
 
 from fem_core.config import RunConfig
 from fem_core.errors import FemError, StoreAway
 from fem_core.model import default_cache
-from fem_core.report.diagnosis import answers
-from fem_core.report.signatures import lines, signatures
-from fem_core.report.summary import markdown, summarise
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import host_settings
 from fem_core.sample.spawn import HostProcess, spawn
@@ -30,7 +25,7 @@ from fem_core.store.manifest import Manifest
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
 from flows.credentials import provide
-from tasks import step
+from tasks import page, step
 from tasks.evaluate import evaluate
 from tasks.filter import filter_
 from tasks.prepare import Prepared, prepare
@@ -61,7 +56,7 @@ async def fem(config: RunConfig) -> dict[str, Any]:
                 finally:
                     await dismiss(run)
             await report(run)
-            await _publish(run)
+            await page.show(run)
     return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
 
 
@@ -79,10 +74,9 @@ async def _iterate(run: step.Run, prepared: Prepared) -> Manifest:
             checkpoint = await step.in_store_thread(inherited, run.store, run.name, k)
             scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
             continue
-        rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring)
-        await _publish(run)
+        rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring, page.show(run))
         start = prepared.model if config.train.init == "base" else checkpoint
-        checkpoint = await train(run, k, rationales, start)
+        checkpoint, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
         scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
     await _together(*scoring)
     return checkpoint
@@ -102,8 +96,8 @@ async def _expect(run: step.Run, k: int, problems: Manifest, checkpoint: Manifes
     return await filter_(run, k, problems, attempts)
 
 
-async def _together(*steps: Coroutine[Any, Any, Manifest]) -> list[Manifest]:
-    """Await steps side by side; when one fails, let the others finish first, so that their work is kept.
+async def _together(*steps: Coroutine[Any, Any, Manifest | None]) -> list[Manifest]:
+    """Await steps, and what is shown of them, side by side; when one fails, let the others finish, so that their work is kept.
 
     Of several failures, what the user can mend is told first: the others may only follow from it.
     """
@@ -120,7 +114,7 @@ async def _host(run: step.Run, prepared: Prepared) -> AsyncIterator[None]:
     if run.model is None:
         raise RuntimeError("the run is not prepared")
     settings = host_settings(run.config, run.model, prepared.prompts.stats["longest_sequence"])
-    async with EngineHost(settings, engine_log(run.cache, run.name), AHEAD.get()) as host:
+    async with EngineHost(settings, step.engine_log(run.cache, run.name), AHEAD.get()) as host:
         run.host = host
         yield
 
@@ -128,7 +122,7 @@ async def _host(run: step.Run, prepared: Prepared) -> AsyncIterator[None]:
 @contextlib.contextmanager
 def engine_ahead(name: str) -> Iterator[None]:
     """Have a run's engine host import what it needs while Prefect and the run get ready."""
-    process = spawn(engine_log(default_cache(), name))
+    process = spawn(step.engine_log(default_cache(), name))
     AHEAD.set(process)
     try:
         yield
@@ -180,22 +174,3 @@ async def leased(run: step.Run) -> AsyncIterator[None]:
         keeper.cancel()
         if not lost:
             await step.in_store_thread(lease.release)
-
-
-def engine_log(cache: Path, name: str) -> Path:
-    """Where the engine host of a run writes."""
-    return cache / "logs" / f"{name}-engine.log"
-
-
-async def _publish(run: step.Run) -> None:
-    """The table on the flow run's page."""
-    summary = await step.in_store_thread(summarise, run.store, run.name)
-    warnings = lines(signatures(summary, await step.in_store_thread(answers, run.store, run.name)))
-    await acreate_markdown_artifact(
-        markdown(summary, warnings), key=artifact_key(run.name), description=f"Run {run.name}"
-    )
-
-
-def artifact_key(run_name: str) -> str:
-    """Prefect's artifact keys hold lowercase letters, digits and dashes only."""
-    return "fem-" + "".join(c if c.isalnum() and c.isascii() else "-" for c in run_name.lower())

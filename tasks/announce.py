@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from tasks.step import Work
 
+SERVER = "look at the Prefect server's log"
+"""How what the Prefect server did not take is mended."""
+
 CLOSE_SECONDS = 10.0
 """How long the client may take to hand over what it has queued."""
 
@@ -73,9 +76,9 @@ async def committed(store: Store, manifest: Manifest, counts: Manifest) -> None:
         return
     first = counts is manifest
     if first and task_run.id:
-        await _tell(
+        await tell(
             f"The asset event of {manifest.artifact}",
-            "look at the Prefect server's log",
+            SERVER,
             lambda: _materialized(store, manifest),
         )
     if not wanted():
@@ -155,10 +158,10 @@ async def _send(act: Act, events: "Callable[[], list[RunEvent]]") -> None:
             raise TimeoutError
 
     mend = "check the OPENLINEAGE_* variables and the server they name"
-    await _tell(f"The OpenLineage event of {act.job}", mend, lambda: asyncio.to_thread(emit))
+    await tell(f"The OpenLineage event of {act.job}", mend, lambda: asyncio.to_thread(emit))
 
 
-async def _tell(what: str, mend: str, telling: Callable[[], Any]) -> None:
+async def tell(what: str, mend: str, telling: Callable[[], Any]) -> None:
     """Do it; what goes wrong is named by its type alone, as messages of clients may carry credentials."""
     try:
         if asyncio.iscoroutine(found := telling()):

@@ -15,7 +15,7 @@ from fem_core.sample.job import DrawJob
 from fem_core.sample.schemes import evaluation_of
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
-from tasks import step
+from tasks import metrics, step
 from tasks.sample import draw, draw_job
 
 VERSION = 1
@@ -154,5 +154,7 @@ async def evaluate(
     text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
     record = await step.in_store_thread(run.store.write_bytes, scoring.artifact, SCORES, text)
     manifest = await step.commit(run, scoring.manifest([record], started, stats=scores))
+    if exemplars == run.config.prompts.train_exemplars:
+        await metrics.scored(run, k, scores)
     step.ended(label, f"accuracy {scores['accuracy']:.3f} [{scores['low']:.3f}, {scores['high']:.3f}]")
     return manifest

@@ -9,7 +9,7 @@ from fem_core.filter.rationales import VERSION, Filtered, filter_attempts
 from fem_core.problems.problem import from_table
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
-from tasks import step
+from tasks import metrics, step
 
 
 def work(run_name: str, config: RunConfig, k: int, kind: str, problems: Manifest, attempts: Manifest) -> step.Work:
@@ -55,5 +55,6 @@ async def filter_(run: step.Run, k: int, problems: Manifest, attempts: Manifest)
     for what, table in ((beside, result.verdicts), (todo, result.rationales)):
         record = await step.in_store_thread(run.store.write_table, what.artifact, layout.part_name(0), table, what.key)
         manifest = await step.commit(run, what.manifest([record], started, stats=result.stats))
+    await metrics.filtered(run, k, result.stats)
     step.ended(label, f"{result.stats['accepted']} rationales, utilization {result.stats['utilization']:.3f}")
     return manifest

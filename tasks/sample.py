@@ -20,6 +20,7 @@ from fem_core.store import layout
 from fem_core.store.manifest import FileRecord, Manifest
 from tasks import step
 from tasks.train import stand_by
+from tasks.watch import watch
 
 VERSION = 1
 """Raised when the same inputs and configuration would be drawn for otherwise."""
@@ -146,7 +147,7 @@ async def draw(
     started = step.now()
     weights: tuple[str, Path] = (checkpoint.digest, await run.folder(checkpoint))
     dropped = 0
-    async with step.watch(label, None, "problems") as progress:
+    async with watch(label, None, "problems") as progress:
 
         def hear(event: dict[str, Any]) -> None:
             nonlocal dropped

@@ -1,12 +1,11 @@
-"""What the tasks of a run share: its store, its engine host, its manifests, and how progress reaches people.
+"""What the tasks of a run share: its store, its engine host, its manifests, and how what they come to reaches people.
 
 Contract: a task first looks its artifact up by step key and returns it when it is there, so resuming is running again;
 only what the store holds counts as done. Prefect's own result cache is not used (docs/decisions/0001-store-is-truth.md).
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prefect import get_run_logger
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import Task
@@ -34,9 +32,6 @@ from fem_core.train.launch import Standby
 from tasks import announce
 
 T = TypeVar("T")
-
-PROGRESS_SECONDS = 2.0
-"""How often a running step updates its progress artifact."""
 
 _store_threads = ThreadPoolExecutor(4, thread_name_prefix="store")
 
@@ -209,64 +204,14 @@ def noted(step: str, text: str) -> None:
     get_run_logger().warning("%s: %s", step, text)
 
 
+def engine_log(cache: Path, name: str) -> Path:
+    """Where the engine host of a run writes."""
+    return cache / "logs" / f"{name}-engine.log"
+
+
 def reused(step: str, manifest: Manifest) -> None:
     """Tell that a step needs no work."""
     ended(step, f"already done: {manifest.artifact} ({manifest.digest[:12]})")
-
-
-class Watch:
-    """Progress of one running step, towards the terminal and the Prefect UI."""
-
-    def __init__(self, step: str, total: int | None, unit: str) -> None:
-        self.step = step
-        self.total = total
-        self.unit = unit
-        self.done = 0
-        self.detail = ""
-
-    def move(self, done: int, detail: str = "", total: int | None = None) -> None:
-        """Report how far the step is."""
-        self.done, self.detail = done, detail
-        if total is not None:
-            self.total = total
-        LISTENER.get().moved(self.step, self.done, self.total, self.detail)
-
-    @property
-    def percent(self) -> float:
-        """0 to 100."""
-        return 100.0 * min(1.0, self.done / self.total) if self.total else 0.0
-
-
-@contextlib.asynccontextmanager
-async def watch(step: str, total: int | None, unit: str) -> AsyncIterator[Watch]:
-    """Follow a step: bars or lines in the terminal, a progress artifact on its task run's page."""
-    one = Watch(step, total, unit)
-    LISTENER.get().began(step, total, unit)
-    artifact = await acreate_progress_artifact(progress=0.0, description=f"{step}: 0 of {total or '?'} {unit}")
-
-    async def publish() -> None:
-        text = f"{step}: {one.done} of {one.total or '?'} {unit}. {one.detail}".strip()
-        try:
-            await aupdate_progress_artifact(artifact, progress=round(one.percent, 1), description=text)
-        except Exception as error:  # noqa: BLE001 (what people see must not decide what becomes of the work)
-            get_run_logger().warning("The progress of %s could not be shown: %s", step, error)
-
-    async def follow() -> None:
-        shown = (0, "")
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            if (one.done, one.detail) != shown:
-                shown = (one.done, one.detail)
-                await publish()
-
-    follower = asyncio.create_task(follow())
-    try:
-        yield one
-        await publish()
-    finally:
-        follower.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await follower
 
 
 def worth_retrying(_task: "Task[..., Any]", _task_run: TaskRun, state: "State[Any]") -> bool:

@@ -26,6 +26,7 @@ from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
 from fem_core.train import launch, state
 from tasks import step
+from tasks.watch import watch
 
 STAGING = "staging"
 """Folder of the cache in which trainers work."""
@@ -204,7 +205,7 @@ async def _trained(
     """Run the trainer; afresh where it dies on the state that it was given."""
     stepped = False
     try:
-        async with step.watch(label, None, "steps") as progress:
+        async with watch(label, None, "steps") as progress:
 
             def hear(event: launch.TrainProgress) -> None:
                 nonlocal stepped
