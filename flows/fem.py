@@ -7,7 +7,7 @@ finished tasks of subflows). Evaluation of theta^(k) and sampling of iteration k
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +24,7 @@ from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
 from fem_core.store.manifest import Manifest
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
+from flows import approval
 from flows.credentials import provide
 from tasks import page, step
 from tasks.evaluate import evaluate
@@ -38,12 +39,17 @@ AHEAD: ContextVar[HostProcess | None] = ContextVar("ahead", default=None)
 
 
 @flow(name="fem", flow_run_name="{config.name}", validate_parameters=True)
-async def fem(config: RunConfig) -> dict[str, Any]:
+async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str, Any]:
     """Run filtered EM (arXiv 2512.20169) for ``config.iterations`` iterations.
+
+    Args:
+        config: The whole run.
+        pause_after: Iterations after which the run is suspended until a person resumes it in the Prefect UI.
 
     Returns:
         The run's name and the digest of its last checkpoint.
     """
+    approval.check(pause_after, config.iterations)
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=config.name or "fem", config=config, store=store, cache=default_cache())
@@ -52,7 +58,7 @@ async def fem(config: RunConfig) -> dict[str, Any]:
             prepared = await prepare(run)
             async with _host(run, prepared):
                 try:
-                    checkpoint = await _iterate(run, prepared)
+                    checkpoint = await _iterate(run, prepared, pause_after)
                 finally:
                     await dismiss(run)
             await report(run)
@@ -60,7 +66,7 @@ async def fem(config: RunConfig) -> dict[str, Any]:
     return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
 
 
-async def _iterate(run: step.Run, prepared: Prepared) -> Manifest:
+async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[int]) -> Manifest:
     """theta^(0) to theta^(K); a fork has the first of them from its parent, and scores them anew where it asks otherwise."""
     config, prompts = run.config, run.config.prompts
     checkpoint = prepared.model
@@ -78,6 +84,11 @@ async def _iterate(run: step.Run, prepared: Prepared) -> Manifest:
         start = prepared.model if config.train.init == "base" else checkpoint
         checkpoint, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
         scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+        if k in pause_after:
+            await _together(*scoring)
+            scoring = []
+            await page.show(run)
+            await approval.ask(run, k)
     await _together(*scoring)
     return checkpoint
 
