@@ -297,6 +297,11 @@ class PairProblems(PublishedProblems):
     half as many pairs are taken, one at least."""
 
 
+def _any_of(schema: dict[str, Any]) -> None:
+    """``oneOf`` as ``anyOf``, which means the same here: the form of the Prefect UI offers the sources of an ``anyOf`` only."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
 Problems = Annotated[
     ReasoningGymProblems
     | TableProblems
@@ -309,7 +314,7 @@ Problems = Annotated[
     | Gsm8kProblems
     | Math500Problems
     | PairProblems,
-    Field(discriminator="source"),
+    Field(discriminator="source", json_schema_extra=_any_of),
 ]
 """The section ``problems``; ``source`` chooses its class."""
 
