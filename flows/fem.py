@@ -24,8 +24,9 @@ from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
 from fem_core.store.manifest import Manifest
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
-from flows import approval
+from flows import approval, device
 from flows.credentials import provide
+from flows.naming import flow_run_name, run_name
 from tasks import page, step
 from tasks.evaluate import evaluate
 from tasks.filter import filter_
@@ -38,21 +39,26 @@ AHEAD: ContextVar[HostProcess | None] = ContextVar("ahead", default=None)
 """An engine host that was started before the flow, for its first engine."""
 
 
-@flow(name="fem", flow_run_name="{config.name}", validate_parameters=True)
+@flow(name="fem", flow_run_name=flow_run_name, validate_parameters=True)
 async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str, Any]:
     """Run filtered EM (arXiv 2512.20169) for ``config.iterations`` iterations.
 
     Args:
-        config: The whole run.
+        config: The whole run. Fields that are left out have the values of docs/configuration.md.
         pause_after: Iterations after which the run is suspended until a person resumes it in the Prefect UI.
 
     Returns:
         The run's name and the digest of its last checkpoint.
     """
     approval.check(pause_after, config.iterations)
+    async with device.held():
+        return await _run(config.model_copy(update={"name": run_name(config)}), pause_after)
+
+
+async def _run(config: RunConfig, pause_after: tuple[int, ...]) -> dict[str, Any]:
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
-    run = step.Run(name=config.name or "fem", config=config, store=store, cache=default_cache())
+    run = step.Run(name=run_name(config), config=config, store=store, cache=default_cache())
     with only_process(run.store, run.name, run.cache):
         async with leased(run):
             prepared = await prepare(run)
