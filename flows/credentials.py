@@ -3,19 +3,24 @@
 import json
 from typing import Any
 
-from fem_core.config import RunConfig
+from fem_core.config import RunConfig, S3Config
 from fem_core.errors import FemError
 from fem_core.store import access
 
 
 async def provide(config: RunConfig) -> None:
-    """Put what the configuration's section ``s3`` says, and the block that it names, into the environment.
+    """As ``reach``, for a run."""
+    await reach(config.s3)
+
+
+async def reach(s3: S3Config) -> None:
+    """Put what a section ``s3`` says, and the block that it names, into the environment.
 
     Raises:
         FemError: there is no such block, or it holds something else.
     """
-    access.use(config.s3)
-    name = config.s3.credentials_block
+    access.use(s3)
+    name = s3.credentials_block
     if name is None:
         return
     from prefect.blocks.system import Secret

@@ -23,6 +23,9 @@ RUNS = "runs"
 COMPARISONS = "compare"
 """The folder of all reports of comparisons."""
 
+AUDITS = "audits"
+"""The folder of what recurring audits remember."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -48,6 +51,11 @@ def deleted_json(run: str) -> str:
 def comparison(name: str) -> str:
     """The folder of a comparison's report. It holds no artifact: what lies there is made anew from the runs."""
     return f"{COMPARISONS}/{_name('comparison', name)}"
+
+
+def audited(run: str) -> str:
+    """What a recurring audit remembers of the run. It is no artifact: without it the run is audited again."""
+    return f"{AUDITS}/{_name('run', run)}.json"
 
 
 def lease(run: str) -> str:

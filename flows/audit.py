@@ -1,0 +1,92 @@
+"""A recurring audit of a store as one Prefect flow: the runs that have changed since they last held.
+
+Contract: changes nothing in a run. A run that does not hold fails the flow run, after all others are audited, and is
+audited again each time until it holds. What was found is a table on the flow run's page.
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+
+from fem_core.audit.audit import audit as examine
+from fem_core.audit.changed import held_before, mark, remember
+from fem_core.audit.findings import Audit
+from fem_core.config import S3Config
+from fem_core.model import default_cache
+from fem_core.store.deletion import deleted_at
+from fem_core.store.patience import WORKING
+from fem_core.store.store import Store
+from flows.commands.audit import summary
+from flows.credentials import reach
+from flows.ending import sentence
+from tasks import step
+
+AS_THE_ENVIRONMENT_SAYS = S3Config()
+
+
+class RunsDoNotHold(Exception):
+    """Some runs are not what their records say; the message names the first broken link of each."""
+
+
+@flow(name="audit", validate_parameters=True)
+async def audit(
+    store: str = "./fem-store", s3: S3Config = AS_THE_ENVIRONMENT_SAYS, deep: bool = False, everything: bool = False
+) -> dict[str, Any]:
+    """Check the runs of a store against their records: every file, every link.
+
+    Args:
+        store: Folder or URL of the store.
+        s3: How an S3 store is reached.
+        deep: Do the deterministic steps again, too: prompts, verdicts, rationales, scores.
+        everything: Audit all runs, also those that have not changed since they last held.
+
+    Returns:
+        How many runs were audited, and how many had not changed.
+
+    Raises:
+        RunsDoNotHold: after all runs are audited.
+    """
+    await reach(s3)
+    opened = await step.in_store_thread(Store.open, store, check=False, patience=WORKING)
+    came: dict[str, Audit | Exception] = {}
+    same = 0
+    for record in await step.in_store_thread(opened.runs):
+        if await step.in_store_thread(deleted_at, opened, record.name) is not None:
+            continue
+        now = await step.in_store_thread(mark, opened, record.name)
+        if not everything and await step.in_store_thread(held_before, opened, record.name, now, deep=deep):
+            same += 1
+            continue
+        came[record.name] = await _one(opened, record.name, now, deep)
+    await acreate_markdown_artifact(_table(came, same), key="fem-audit", description=f"Audit of {opened.url}")
+    broken = {name: what for name, what in came.items() if not (isinstance(what, Audit) and what.holds)}
+    if broken:
+        raise RunsDoNotHold(" ".join(_said(name, what) for name, what in broken.items()))
+    return {"audited": len(came), "unchanged": same}
+
+
+async def _one(store: Store, run: str, now: str, deep: bool) -> Audit | Exception:
+    try:
+        result = await step.in_store_thread(examine, store, run, deep=deep, cache=default_cache())
+    except Exception as error:  # noqa: BLE001 (told at the end; no other run's audit depends on this one)
+        step.noted(run, f"could not be audited: {sentence(error)}")
+        return error
+    if result.holds:
+        await step.in_store_thread(remember, store, run, now, deep=deep)
+    step.ended(run, summary(result))
+    return result
+
+
+def _said(run: str, what: Audit | Exception) -> str:
+    return summary(what) if isinstance(what, Audit) else f"Run {run} could not be audited: {sentence(what)}."
+
+
+def _table(came: dict[str, Audit | Exception], same: int) -> str:
+    lines = [f"{len(came)} runs audited, {same} unchanged since they last held.", ""]
+    if came:
+        lines += ["| run | audit |", "|---|---|"]
+    for name, what in came.items():
+        text = " ".join(_said(name, what).split()).replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| {name} | {text} |")
+    return "\n".join(lines)
