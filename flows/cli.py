@@ -18,6 +18,7 @@ from flows.commands.audit import audit
 from flows.commands.compare import compare
 from flows.commands.cp import cp
 from flows.commands.delete import delete
+from flows.commands.deploy import deploy
 from flows.commands.export import export
 from flows.commands.fork import fork
 from flows.commands.gc import gc
@@ -154,6 +155,7 @@ app.command(cp)
 app.command(export)
 app.command(delete)
 app.command(gc)
+app.command(deploy)
 
 
 def main() -> None:
