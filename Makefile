@@ -6,10 +6,13 @@ DEVICE := $(shell cd "$(ROOT)" && cut -d' ' -f1 .venv/.fem-setup 2>/dev/null || 
 DEVICE := $(if $(DEVICE),$(DEVICE),cpu)
 RUN := $(IN) .venv/bin
 
-.PHONY: help setup demo s3 test test-fast bench check docs
+UP := $(RUN)/python -m deployments.up $(if $(FOLDER),--folder "$(FOLDER)")
+
+.PHONY: help setup demo s3 up down test test-fast bench check docs
 help:
 	@echo "make demo       run the main job on a small real model (about ten minutes on two cores)"
 	@echo "make s3         start a real S3 server on this machine, to try an S3 store"
+	@echo "make up         start a Prefect server, a worker, the deployments and an S3 store on this machine; make down ends them"
 	@echo "make test       run all tests"
 	@echo "make test-fast  run the tests that need neither a model nor a server, in under a minute"
 	@echo "make bench      measure E-step, M-step and a whole run beside plain vLLM and TRL, reduced (about ten minutes)"
@@ -26,6 +29,13 @@ demo: setup
 s3: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
 	@$(RUN)/python deployments/s3.py
+
+up: setup
+	@$(IN) deployments/setup.sh $(DEVICE) test
+	@$(UP) up
+
+down: setup
+	@$(UP) down
 
 test: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
