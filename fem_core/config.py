@@ -29,6 +29,10 @@ from fem_core.families import Hint
 PACKAGED_MODEL = "packaged:SmolLM2-135M-Instruct"
 
 
+INIT = r"^run:[A-Za-z0-9*][A-Za-z0-9._*-]{0,99}@(latest|[1-9][0-9]{0,4})$"
+"""What ``init`` may be."""
+
+
 class Exemplar(Section):
     """A worked example shown in the prompt, in the form that answers should take."""
 
@@ -338,6 +342,10 @@ class RunConfig(Section):
     """Where (x, y*) come from."""
     model: ModelConfig = ModelConfig()
     """The base model."""
+    init: str | None = Field(None, json_schema_extra=ADDED, pattern=INIT)
+    """Begin with another run's checkpoint as theta^(0): ``run:<name>@latest`` or ``run:<name>@<iteration>``. A name with
+    ``*``, such as ``run:nightly-*@latest``, means the newest run that matches and has a checkpoint, and where there is
+    none yet ``model``. Which checkpoint it came to is recorded among the inputs of the run's model, and stays."""
     prompts: PromptsConfig = PromptsConfig()
     """The prompts."""
     scheme: SchemeConfig = SchemeConfig()

@@ -87,7 +87,8 @@ def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> Non
     problems_only
         Show the problems' figures and no prompts, for which no model is needed.
     """
-    from fem_core.model import default_cache, resolve_model
+    from fem_core.initial import looked_at
+    from fem_core.model import default_cache
     from fem_core.preview import check_lengths, described, examples
     from fem_core.problems.profile import lines
     from fem_core.problems.registry import load
@@ -103,7 +104,7 @@ def preview(config: Path, *, set_: Set = (), problems_only: bool = False) -> Non
     if problems_only:
         return
     refuse_without_rationale(resolved.scheme, problems.train)
-    model = resolve_model(resolved.model, default_cache())
+    model, _ = looked_at(resolved, default_cache())
     tokens = ChatTokens(model.path, resolved.model.trust_remote_code)
     lengths = check_lengths(resolved, problems.train, problems.test, tokens, model.context_length)
     shown = examples(resolved, problems.train, tokens)

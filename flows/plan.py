@@ -10,7 +10,8 @@ import yaml
 
 from fem_core.config import RunConfig
 from fem_core.errors import StoreConflict
-from fem_core.model import BaseModelFolder, default_cache, resolve_model
+from fem_core.initial import base_model
+from fem_core.model import default_cache
 from fem_core.problems.problem import to_table
 from fem_core.problems.registry import ProblemSet
 from fem_core.store import fork, layout
@@ -84,8 +85,7 @@ class _Walk:
     def walk(self) -> list[Planned]:
         """See ``plan``."""
         config, prompts = self._config, self._config.prompts
-        model = resolve_model(config.model, default_cache())
-        train_set, test_set, base = self._prepare(model)
+        train_set, test_set, base = self._prepare()
         checkpoint: Manifest | None = base
         exemplars = [prompts.train_exemplars]
         if config.evaluate.exemplar_baseline and prompts.sample_exemplars != prompts.train_exemplars:
@@ -104,18 +104,19 @@ class _Walk:
         self._found.append(self._report())
         return self._found
 
-    def _prepare(self, model: BaseModelFolder) -> tuple[Manifest, Manifest, Manifest]:
+    def _prepare(self) -> tuple[Manifest, Manifest, Manifest]:
         """What prepare has or would commit; where the problems are missing they are loaded and rendered, as the run does."""
         config, name, store, record = self._config, self._name, self._store, self._record
         known = prepare.known_problems(store, name, config, record, write=False)
-        recorded = prepare.find_model(store, name, config, model, record, write=False)
+        model, init = base_model(config, store, name, record, default_cache())
+        recorded = prepare.find_model(store, name, config, model, record, init, write=False)
         problems, *_ = prepare.check(config, model, known)
-        prepare.refuse_seen(store, record, problems.test)
+        prepare.refuse_seen(store, record, problems.test, init)
         train_set, test_set = (
             self._add("prepare", todo, made) for todo, made in problems_to_be(name, config, problems)
         )
         assert train_set is not None and test_set is not None
-        todo = prepare.model_work(name, config)
+        todo = prepare.model_work(name, config, init)
         base = self._add(
             "prepare",
             todo,

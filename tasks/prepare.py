@@ -15,7 +15,8 @@ from prefect.tasks import exponential_backoff
 from fem_core.config import ReasoningGymProblems, RunConfig, identity_of, places_of
 from fem_core.digest import digest_file
 from fem_core.errors import FemError, StoreConflict
-from fem_core.model import BaseModelFolder, resolve_model
+from fem_core.initial import base_model, teachers
+from fem_core.model import BaseModelFolder
 from fem_core.preview import VERSION, Lengths, check_lengths, examples, examples_json
 from fem_core.problems.problem import Problem, from_table, question_identity, to_table
 from fem_core.problems.profile import profiles
@@ -52,15 +53,19 @@ def problems_work(run_name: str, config: RunConfig, split: str, inputs: tuple[In
     )
 
 
-def model_work(run_name: str, config: RunConfig) -> step.Work:
-    """The base model, by identity. Which weights it is says the artifact's digest."""
+def model_work(run_name: str, config: RunConfig, init: InputRef | None = None) -> step.Work:
+    """The base model, by identity. Which weights it is says the artifact's digest.
+
+    Args:
+        init: the checkpoint of another run that it is.
+    """
     return step.Work(
         kind="model",
         artifact=layout.model(run_name),
         step="prepare",
         version=VERSION,
         config={"model": identity_of(config.model)},
-        inputs=(),
+        inputs=() if init is None else (init,),
     )
 
 
@@ -118,15 +123,16 @@ async def prepare(run: step.Run) -> Prepared:
         run.record = await step.in_store_thread(run.store.create_run, record)
         await step.in_store_thread(refuse_deleted, run.store, run.name)
         await step.in_store_thread(fork.inherit, run.store, run.record)
-    run.model = await step.in_store_thread(resolve_model, run.config.model, run.cache)
-    prepared = await step.in_store_thread(find, run.store, run.name, run.config, run.model, run.record)
+    here, init = await step.in_store_thread(base_model, run.config, run.store, run.name, run.record, run.cache)
+    run.model = here
+    prepared = await step.in_store_thread(find, run.store, run.name, run.config, here, run.record, init)
     if prepared is not None:
         step.reused("prepare", prepared.train)
         return prepared
     started = step.now()
     known = await step.in_store_thread(known_problems, run.store, run.name, run.config, run.record)
-    problems, lengths, shown = await step.in_store_thread(check, run.config, run.model, known)
-    await step.in_store_thread(refuse_seen, run.store, run.record, problems.test)
+    problems, lengths, shown = await step.in_store_thread(check, run.config, here, known)
+    await step.in_store_thread(refuse_seen, run.store, run.record, problems.test, init)
     run.record = await step.in_store_thread(run.store.create_run, record)
     inputs = tuple(InputRef(role=name, artifact=name, digest=value) for name, value in sorted(problems.inputs.items()))
     figures = profiles(problems.train, problems.test)
@@ -136,21 +142,21 @@ async def prepare(run: step.Run) -> Prepared:
         )
         for name, side in (("train", problems.train), ("test", problems.test))
     ]
-    model = await step.in_store_thread(find_model, run.store, run.name, run.config, run.model, run.record)
+    model = await step.in_store_thread(find_model, run.store, run.name, run.config, here, run.record, init)
     if model is None:
-        stats = {"context_length": run.model.context_length}
-        made = model_work(run.name, run.config)
-        model = await step.commit(
-            run, made.manifest(model_files(run.model), started, stats=stats, location=run.model.name)
-        )
+        stats = {"context_length": here.context_length}
+        made = model_work(run.name, run.config, init)
+        model = await step.commit(run, made.manifest(model_files(here), started, stats=stats, location=here.name))
     await estimate.take_along(run, train, test, model)
     todo = prompts_work(run.name, run.config, train, test, model)
     text = json.dumps(shown, indent=2, ensure_ascii=False).encode() + b"\n"
     file = await step.in_store_thread(run.store.write_bytes, todo.artifact, "examples.json", text)
     prompts = await step.commit(run, todo.manifest([file], started, stats=vars(lengths)))
+    begins = f", begins with {here.name}" if run.config.init is not None else ""
     step.ended(
         "prepare",
-        f"{len(problems.train)} training and {len(problems.test)} test problems, {'; '.join(problems.notes) or 'no notes'}",
+        f"{len(problems.train)} training and {len(problems.test)} test problems, "
+        f"{'; '.join(problems.notes) or 'no notes'}{begins}",
     )
     return Prepared(train, test, model, prompts)
 
@@ -205,35 +211,39 @@ def known_problems(
     )
 
 
-def refuse_seen(store: Store, record: RunRecord | None, test: list[Problem]) -> None:
-    """A fork with other problems may not be tested on what its checkpoint was trained on.
+def refuse_seen(store: Store, record: RunRecord | None, test: list[Problem], init: InputRef | None = None) -> None:
+    """A run may not be tested on what the checkpoint was trained on that it begins with, as a fork or by ``init``.
 
     Raises:
         FemError: with the count.
     """
     seen: set[str] = set()
-    while (parent := fork.parent_of(record)) is not None and parent.iteration:
-        theirs = store.manifest(layout.problems(parent.run, "train"))
+    for run in teachers(store, record, init):
+        theirs = store.manifest(layout.problems(run, "train"))
         if theirs is not None:
             seen |= {question_identity(problem) for problem in from_table(store.read_table(theirs))}
-        record = store.run(parent.run)
     shared = [problem for problem in test if question_identity(problem) in seen]
     if shared:
         raise FemError(
             f"{len(shared)} of the {len(test)} test problems are training problems of the run that this one is forked "
-            "from, so its scores would mean nothing. Keep the parent's problems, or fork from its problems alone."
+            "from or begins with, so its scores would mean nothing. Keep that run's problems, or test on others."
         )
 
 
 def find(
-    store: Store, name: str, config: RunConfig, here: BaseModelFolder, record: RunRecord | None = None
+    store: Store,
+    name: str,
+    config: RunConfig,
+    here: BaseModelFolder,
+    record: RunRecord | None = None,
+    init: InputRef | None = None,
 ) -> Prepared | None:
     """The prepared run, where it is complete; the source need not be at hand any more, but must not have changed.
 
     Args:
         record: the run's record, through which a fork finds what its parent prepared.
     """
-    model = find_model(store, name, config, here, record)
+    model = find_model(store, name, config, here, record, init)
     train, test = (_find_problems(store, name, config, split, record) for split in ("train", "test"))
     if train is None or test is None or model is None:
         return None
@@ -257,17 +267,25 @@ def _find_problems(
 
 
 def find_model(
-    store: Store, name: str, config: RunConfig, here: BaseModelFolder, record: RunRecord | None, *, write: bool = True
+    store: Store,
+    name: str,
+    config: RunConfig,
+    here: BaseModelFolder,
+    record: RunRecord | None,
+    init: InputRef | None = None,
+    *,
+    write: bool = True,
 ) -> Manifest | None:
     """The base model as the run, or a fork's parent, recorded it.
 
     Args:
+        init: the checkpoint that it is.
         write: a fork commits its reference to it.
 
     Raises:
         StoreConflict: the weights here are others than those that the run stands on.
     """
-    todo = model_work(name, config)
+    todo = model_work(name, config, init)
     own = store.find(todo.artifact, todo.key, step=todo.record(), inputs=todo.inputs)
     theirs = fork.counterpart(store, record, todo.artifact) if record is not None and own is None else None
     recorded = own or theirs

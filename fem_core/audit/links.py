@@ -135,6 +135,18 @@ def _input(ledger: Ledger, manifest: Manifest, place: str, ref: InputRef) -> Ite
         return
     if producer.digest != ref.digest:
         yield Finding("broken", place, layout.MANIFEST, what, ref.digest, producer.digest)
+    if manifest.kind == "model":
+        theirs = {record.path: record.sha256 for record in producer.files}
+        for record in manifest.files:
+            if theirs.get(record.path) != record.sha256:
+                yield Finding(
+                    "broken",
+                    place,
+                    record.path,
+                    f"the same file of {ref.artifact}",
+                    record.sha256,
+                    str(theirs.get(record.path)),
+                )
     kinds = _ROLES.get(manifest.kind, {}).get(ref.role)
     if kinds is not None and producer.kind not in kinds:
         yield Finding("broken", place, layout.MANIFEST, what, f"kind {kinds[0]}", f"kind {producer.kind}")

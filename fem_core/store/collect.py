@@ -157,7 +157,7 @@ def plan(look: Look, rules: Rules) -> Plan:
         for seen in live.values()
         for artifact, manifest in seen.manifests.items()
         if artifact not in superseded
-        for path in _files(manifest)
+        for path in (*_files(manifest), *_beginning(manifest, look))
     }
     doomed: list[Doomed] = []
     for name, seen in look.runs.items():
@@ -334,6 +334,18 @@ def _records(artifact: str | None) -> set[str]:
 def _files(manifest: Manifest) -> set[str]:
     """Where an artifact's files are, relative to the store's root; none where they are outside of it."""
     return set() if manifest.location else {f"{holder(manifest)}/{record.path}" for record in manifest.files}
+
+
+def _beginning(manifest: Manifest, look: Look) -> set[str]:
+    """The files of another run's checkpoint that a base model is, which lie there alone."""
+    if manifest.kind != "model":
+        return set()
+    found = set()
+    for ref in manifest.inputs:
+        run = look.runs.get(layout.run_of(ref.artifact))
+        checkpoint = None if run is None else run.manifests.get(ref.artifact)
+        found |= set() if checkpoint is None else _files(checkpoint)
+    return found
 
 
 def _note(store: Store, batch: tuple[Doomed, ...]) -> set[str]:

@@ -140,6 +140,8 @@ def _collect(source: Store, target: Store, run: str, with_parents: bool, found: 
     begun = fork.parent_of(record)
     parents = set() if begun is None else {begun.run}
     parents |= {layout.run_of(manifest.source) for manifest in plan.references if manifest.source is not None}
+    known = (*plan.missing, *plan.present)
+    parents |= {layout.run_of(ref.artifact) for m in known for ref in m.inputs if m.kind == "model"}
     if with_parents:
         for parent in sorted(parents - {run}):
             if parent not in found and source.run(parent) is not None:

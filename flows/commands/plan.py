@@ -64,7 +64,8 @@ def _estimated(config: "RunConfig", problems: int) -> tuple["Estimate", float]:
     import time
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    from fem_core.model import default_cache, resolve_model
+    from fem_core.initial import looked_at
+    from fem_core.model import default_cache
     from fem_core.report.estimate import estimate
     from fem_core.sample.client import EngineDied
     from fem_core.store import provenance
@@ -81,13 +82,13 @@ def _estimated(config: "RunConfig", problems: int) -> tuple["Estimate", float]:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
-    model = resolve_model(config.model, cache)
+    model, init = looked_at(config, cache)
     loading = time.monotonic()
     found, lengths, shown = prepare.check(config, model)
     name = config.name or "fem"
     (_, train), (_, test) = problems_to_be(name, config, found)
     took = time.monotonic() - loading
-    todo = prepare.model_work(name, config)
+    todo = prepare.model_work(name, config, init)
     base = todo.manifest(prepare.model_files(model), step.now(), stats={})
     say(f"{len(found.train)} training and {len(found.test)} test problems; starting the engine")
     size = sum(record.bytes for side in (train, test) for record in side.files) + len(
