@@ -13,9 +13,25 @@ from fem_core.store.store import Store
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+ONE_RUN = ("place", "killed", "finished")
+"""Fixtures of tests/e2e that are one run for all files that ask for it."""
+
+
+def pytest_configure() -> None:
+    """Give each of xdist's workers a core of its own: engines and trainers size their threads by the cores they have."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the S3 server, however it asks for it: `make test-fast` leaves it out."""
+    """Mark what needs the S3 server, however it asks for it: `make test-fast` leaves it out. Keep a file's tests, and
+    those of the same run, in one worker (`--dist loadgroup`), so that what they share is made once."""
     for item in items:
+        shares = set(ONE_RUN) & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("one run" if shares else item.path.name))
         values = getattr(item, "callspec", None)
         asked = set(map(str, values.params.values())) if values else set()
         if "s3_server" in getattr(item, "fixturenames", ()) or asked & {"s3", "remote"}:
