@@ -183,6 +183,10 @@ class SampleConfig(Section):
     """The engine, which evaluation shares."""
 
 
+Look = Literal["plain_logprob", "blind_answer"]
+"""A second look at an accepted draw, by the engine that drew it."""
+
+
 class FilterConfig(Section):
     """Which attempts become rationales. With the defaults this is the paper's filter: the answer is right. The filters
     come in the order of these fields; the first one that rejects an attempt gives its verdict."""
@@ -194,6 +198,14 @@ class FilterConfig(Section):
     leak: Literal["keep", "mark", "reject"] = Field("keep", json_schema_extra=ADDED)
     """What becomes of a rationale that speaks of having been given the answer, or repeats the hint's own words: ``keep``
     does not look, ``mark`` keeps it and says so in the verdict's reason, ``reject`` gives the verdict ``leaked``."""
+    blind: bool = Field(False, json_schema_extra=ADDED)
+    """Reject a rationale from which the model, shown the plain prompt and the rationale without its answer line, does not
+    reach the right answer again (verdict ``blind``). Costs one short greedy draw per accepted attempt."""
+    weighting: Literal["none", "importance"] = Field("none", json_schema_extra=ADDED)
+    """``importance``: of each problem's accepted hinted draws keep one (the others have the verdict ``outweighed``), chosen
+    with probability proportional to pi(z, y | x) / q(z, y | x, y*), so that rationales follow the posterior instead of the
+    hinted prompt's own distribution. Needs ``scheme.name: pps``, ``scheme.keep: all``, a ``scheme.budget`` of 2 at least,
+    and draws at temperature 1 without ``top_p``. Costs one prefill per accepted attempt."""
     near_duplicate: float | None = Field(None, gt=0, le=1, json_schema_extra=ADDED)
     """Reject a rationale whose word trigrams have at least this Jaccard similarity with those of one that is kept, of
     any problem of the iteration (verdict ``near_duplicate``); 0.8 is a usual value. The first by problem id and attempt
@@ -216,6 +228,12 @@ class FilterConfig(Section):
                 "so nothing could be kept"
             )
         return self
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """What the engine is asked about accepted draws."""
+        asked: dict[Look, bool] = {"plain_logprob": self.weighting == "importance", "blind_answer": self.blind}
+        return tuple(look for look, wanted in asked.items() if wanted)
 
 
 class LoraConfig(Section):
@@ -374,6 +392,24 @@ class RunConfig(Section):
             raise ValueError(
                 f"scheme.name answer_only has no words before the answer line, and filter.min_rationale_words "
                 f"{self.filter.min_rationale_words} would reject them all; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_of_what_was_drawn(self) -> "RunConfig":
+        if self.filter.weighting == "none":
+            return self
+        scheme, sample = self.scheme, self.sample
+        if scheme.name != "pps" or scheme.keep != "all" or (scheme.budget or 1) < 2:
+            raise ValueError(
+                "filter.weighting importance chooses among several hinted draws of a problem; set scheme.name to pps, "
+                "scheme.keep to all and scheme.budget to 2 at least"
+            )
+        if sample.temperature != 1 or sample.top_p != 1:
+            raise ValueError(
+                f"filter.weighting importance needs the log-probabilities that draws were drawn with, and those recorded are "
+                f"of temperature 1 without top_p; set sample.temperature (here {sample.temperature:g}) and sample.top_p "
+                f"(here {sample.top_p:g}) to 1"
             )
         return self
 

@@ -117,6 +117,8 @@ def check_lengths(
         (train, kind, shown.sample_exemplars, draw_tokens, f"{kind} sampling prompts")
         for kind in plan_of(config.scheme).kinds
     ]
+    if config.filter.looks and "plain" not in plan_of(config.scheme).kinds and not is_given(config.scheme):
+        uses.append((train, "plain", shown.sample_exemplars, draw_tokens, "plain prompts of second looks"))
     uses.append((train, "plain", shown.train_exemplars, draw_tokens, "training prompts"))
     uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
     if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:

@@ -81,6 +81,10 @@ class ChatTokens:
         )
         return [int(i) for i in ids]
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text inside a turn, without special tokens."""
+        return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
+
     def text(self, chat: Sequence[Message], open_assistant: bool = True) -> str:
         """The same as text, for people."""
         return str(

@@ -4,6 +4,9 @@ Contract: writers build tables with these schemas and nothing else; a change tha
 ``SCHEMA_VERSION`` and gets a step in ``fem_core.store.migrations``.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
@@ -61,6 +64,27 @@ ATTEMPTS = pa.schema(
     ]
 )
 """Attempts of the E-step, and the predictions of an evaluation."""
+
+LOOKED = pa.schema(
+    [
+        *ATTEMPTS,
+        _column(
+            "plain_logprob",
+            pa.float64(),
+            "Sum of the same tokens' log-probabilities under the plain prompt at temperature 1, nats; null where not asked.",
+            True,
+        ),
+        _column(
+            "blind_answer",
+            pa.string(),
+            "The answer that the plain prompt and the rationale before its answer line lead to, greedily; null where not "
+            "asked, or where none could be parsed.",
+            True,
+        ),
+        _column("blind_verdict", pa.string(), "The verdict on that answer; null where not asked.", True),
+    ]
+)
+"""Attempts of an E-step whose filter needs a second look at accepted draws. Only such parts have these columns."""
 
 VERDICTS = pa.schema(
     [
@@ -153,3 +177,12 @@ TABLES = {
     "training_log": TRAINING_LOG,
     "diagnostics": DIAGNOSTICS,
 }
+
+
+def schema_of(kind: str, step_config: Mapping[str, Any]) -> pa.Schema | None:
+    """The schema of an artifact's tables; None where the kind is no table.
+
+    Args:
+        step_config: what the step that wrote it read of the configuration; with ``looks`` its attempts have more columns.
+    """
+    return LOOKED if kind == "attempts" and step_config.get("looks") else TABLES.get(kind)

@@ -34,7 +34,6 @@ from fem_core.report.calibration import Accepted, Calibration, Moment, Training,
 from fem_core.sample.client import EngineHost
 from fem_core.sample.given import GIVEN, is_given
 from fem_core.sample.job import DrawJob, host_settings
-from fem_core.sample.schemes import plan_of
 from fem_core.schemas import RATIONALES
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
@@ -111,7 +110,7 @@ def sample_job(run: step.Run, work: step.Work, some: Manifest, problems: Sequenc
     Args:
         problems: all training problems.
     """
-    job = sample.draw_job(run, "sample", work, 1, some, plan_of(run.config.scheme))
+    job = sample.sample_job(run, "sample", work, 1, some)
     return job.model_copy(update={"known": others(run.config.prompts, problems, run.config.seed)})
 
 

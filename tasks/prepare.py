@@ -71,6 +71,7 @@ def model_work(run_name: str, config: RunConfig, init: InputRef | None = None) -
 
 def prompts_work(run_name: str, config: RunConfig, train: Manifest, test: Manifest, model: Manifest) -> step.Work:
     """The rendered examples and measured lengths, by identity."""
+    looked = {"filter": identity_of(config.filter)} if config.filter.looks else {}
     seeded = {"seed": config.seed} if config.prompts.hint == "candidates" else {}
     return step.Work(
         kind="prompts",
@@ -82,6 +83,7 @@ def prompts_work(run_name: str, config: RunConfig, train: Manifest, test: Manife
             "scheme": identity_of(config.scheme),
             "sample": identity_of(config.sample),
             "evaluate": identity_of(config.evaluate),
+            **looked,
             **seeded,
         },
         inputs=(step.input_of("train", train), step.input_of("test", test), step.input_of("model", model)),

@@ -48,6 +48,7 @@ def work(run_name: str, config: RunConfig, k: int, problems: Manifest, checkpoin
             "prompts": identity_of(config.prompts),
             "scheme": identity_of(config.scheme),
             "sample": identity_of(config.sample),
+            **({"looks": list(looks)} if (looks := config.filter.looks) else {}),
         },
         inputs=(step.input_of("problems", problems), step.input_of("checkpoint", checkpoint)),
     )
@@ -78,7 +79,7 @@ async def sample(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest
         return done
     if is_given(run.config.scheme):
         return await _give(run, todo, label, problems)
-    job = draw_job(run, f"sample-{k}", todo, k, problems, plan_of(run.config.scheme))
+    job = sample_job(run, f"sample-{k}", todo, k, problems)
     return await draw(run, job, todo, label, checkpoint, on_draining=lambda: stand_by(run, k))
 
 
@@ -107,8 +108,14 @@ def give(run: step.Run, todo: step.Work, problems: list[Problem]) -> tuple[list[
     return [write(todo.artifact, layout.part_name(n), one, todo.key) for n, one in enumerate(tables)], tables
 
 
-def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest, plan: Plan) -> DrawJob:
+def sample_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest) -> DrawJob:
     """The job of an E-step."""
+    job = draw_job(run, job_id, todo, k, problems, plan_of(run.config.scheme))
+    return job.model_copy(update={"looks": run.config.filter.looks})
+
+
+def draw_job(run: step.Run, job_id: str, todo: step.Work, k: int, problems: Manifest, plan: Plan) -> DrawJob:
+    """A job that walks a plan as the E-step draws."""
     config = run.config
     return DrawJob(
         id=job_id,
@@ -146,18 +153,19 @@ async def draw(
         raise RuntimeError("the run has no engine host")
     started = step.now()
     weights: tuple[str, Path] = (checkpoint.digest, await run.folder(checkpoint))
-    dropped = 0
+    aside: dict[str, int] = {}
     async with watch(label, None, "problems") as progress:
 
         def hear(event: dict[str, Any]) -> None:
-            nonlocal dropped
             if event["event"] == "began":
                 note = f"{event['reused_parts']} parts were already committed" if event["reused_parts"] else ""
                 progress.move(0, note, total=event["total"])
             elif event["event"] == "progress":
                 detail = f"{event['draws']} draws, {event['accepted']} problems accepted, {event['completion_tokens']} tokens"
                 progress.move(event["settled"], detail)
-                dropped = event["dropped_tokens"]
+                aside["dropped_tokens"] = event["dropped_tokens"]
+                if job.looks:
+                    aside["look_tokens"] = event["look_tokens"]
                 if event["draining"]:
                     on_draining()
 
@@ -171,8 +179,8 @@ async def draw(
         engine=run.config.sample.engine.model_dump(mode="json") | run.host.facts,
     )
     stats = await step.in_store_thread(lambda: draw_stats(run.store.iter_tables(manifest)))
-    # Of this try; what an earlier one drew ahead went with its process.
-    manifest = await step.commit(run, manifest.model_copy(update={"stats": stats | {"dropped_tokens": dropped}}))
+    # Of this try; what an earlier one drew ahead or looked at went with its process.
+    manifest = await step.commit(run, manifest.model_copy(update={"stats": stats | {"dropped_tokens": 0} | aside}))
     step.ended(
         label,
         f"{stats['draws']} draws, {stats['problems_accepted']} problems accepted, {stats['completion_tokens']} tokens",

@@ -19,7 +19,7 @@ from fem_core.audit.findings import Finding
 from fem_core.config import PACKAGED_MODEL
 from fem_core.errors import FemError
 from fem_core.packaged_model import NAME as PACKAGED
-from fem_core.schemas import TABLES
+from fem_core.schemas import TABLES, schema_of
 from fem_core.store import layout, tables
 from fem_core.store.local import LocalRoot
 from fem_core.store.manifest import FileRecord, Manifest
@@ -118,7 +118,8 @@ def _check(manifest: Manifest, record: FileRecord, content: Content | str) -> It
         return
     if footer.rows != record.rows:
         yield broken("rows", record.rows, footer.rows)
-    expected = TABLES.get(Path(record.path).stem if manifest.kind in ("checkpoint", "report") else manifest.kind)
+    kind = Path(record.path).stem if manifest.kind in ("checkpoint", "report") else manifest.kind
+    expected = schema_of(kind, manifest.step.config)
     if expected is not None and (other := _columns(expected, footer.schema)):
         yield broken("columns", other[0], other[1])
     if manifest.kind in TABLES and footer.key != manifest.step.key:

@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from fem_core.audit.ledger import in_store
 from fem_core.audit.lineage import Graph
-from fem_core.schemas import TABLES
+from fem_core.schemas import TABLES, schema_of
 from fem_core.store import provenance
 from fem_core.store.manifest import InputRef, Manifest, safe_url
 
@@ -154,7 +154,7 @@ def _inputs(
             InputDataset(
                 place(store_url),
                 ref.artifact,
-                facets=_facets(ref.digest, same.kind if same else None),
+                facets=_facets(ref.digest, same),
                 inputFacets=facets,
             )
         )
@@ -171,19 +171,20 @@ def _output(store_url: str, manifest: Manifest) -> "OutputDataset":
     return OutputDataset(
         place(store_url),
         manifest.artifact,
-        facets=_facets(manifest.digest, manifest.kind),
+        facets=_facets(manifest.digest, manifest),
         outputFacets={"outputStatistics": statistics},
     )
 
 
-def _facets(digest: str, kind: str | None) -> "dict[str, DatasetFacet]":
-    """Version, and the columns with their descriptions where the kind is a table."""
+def _facets(digest: str, manifest: Manifest | None) -> "dict[str, DatasetFacet]":
+    """Version, and the columns with their descriptions where the artifact is a table."""
     from openlineage.client.facet_v2 import dataset_version_dataset, schema_dataset
 
     facets: dict[str, DatasetFacet] = {
         "version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=digest)
     }
-    if kind in TABLES:
+    columns = None if manifest is None else schema_of(manifest.kind, manifest.step.config)
+    if columns is not None:
         facets["schema"] = schema_dataset.SchemaDatasetFacet(
             fields=[
                 schema_dataset.SchemaDatasetFacetFields(
@@ -191,7 +192,7 @@ def _facets(digest: str, kind: str | None) -> "dict[str, DatasetFacet]":
                     type=str(column.type),
                     description=(column.metadata or {}).get(b"description", b"").decode(),
                 )
-                for column in TABLES[kind]
+                for column in columns
             ]
         )
     return facets

@@ -3,35 +3,37 @@
 Contract: a problem's next draw is queued when its last one has failed, ahead of problems not yet begun, so that the
 batch stays full, parts finish in order, and nothing is drawn that is not needed. At the very end, when only a few
 problems are left and the engine would run nearly empty, their next draws are begun before the last ones have failed;
-what turns out not to be needed is dropped, so that the attempts are those of a walk one by one. Knows neither vLLM nor
-the store: the engine, the renderer, the judge and the writer are handed in.
+what turns out not to be needed is dropped, so that the attempts are those of a walk one by one. When a problem's last
+draw has ended, second looks at its accepted ones are queued beside the others' draws; then it has settled. Knows neither
+vLLM nor the store: the engine, the renderer, the judge, the looker and the writer are handed in.
 """
 
 import heapq
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 import pyarrow as pa
 
+from fem_core.config import Look
 from fem_core.digest import derive_seed
 from fem_core.filter.verdict import ACCEPTED, Judgement
 from fem_core.problems.problem import Problem
 from fem_core.prompts import PromptKind
+from fem_core.sample import look
 from fem_core.sample.schemes import Plan, next_draws
 from fem_core.sample.vllm_engine import Finished, Sampling
-from fem_core.schemas import ATTEMPTS
+from fem_core.schemas import ATTEMPTS, LOOKED
+
+_LOOKS = get_args(Look)
 
 
-class Engine(Protocol):
+class Engine(look.Engine, Protocol):
     """The part of an engine that the loop needs."""
-
-    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
-        """Queue a draw."""
 
     @property
     def unfinished(self) -> int:
-        """Draws queued or running."""
+        """Draws and looks queued or running."""
 
     def abort(self, request_ids: Sequence[str]) -> int:
         """Forget draws; the tokens that they had."""
@@ -48,6 +50,8 @@ class Counts:
     completion_tokens: int = 0
     dropped_tokens: int = 0
     """Drawn ahead and not needed: they are in no row and in no other count."""
+    look_tokens: int = 0
+    """Read and drawn by second looks: they are in no other count."""
 
 
 @dataclass
@@ -58,6 +62,10 @@ class _Open:
     """By attempt index; None while the draw is queued or in flight."""
     flying: dict[int, str] = field(default_factory=dict)
     """Request ids of the draws that the engine has, by attempt index."""
+    token_ids: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Of the accepted draws, by attempt index."""
+    looking: set[str] = field(default_factory=set)
+    """Request ids of the looks that the engine has."""
 
     @property
     def pending(self) -> bool:
@@ -93,6 +101,7 @@ class DrawLoop:
         render: Callable[[Problem, PromptKind], list[int]],
         judge: Callable[[str, str, Problem], Judgement],
         write_part: Callable[[int, pa.Table], None],
+        looker: look.Looker | None = None,
     ) -> None:
         """
         Args:
@@ -101,6 +110,7 @@ class DrawLoop:
             render: prompt ids of a problem for a prompt kind.
             judge: verdict on (text, finish_reason, problem).
             write_part: is called once per part, when its last problem has settled.
+            looker: asks about accepted draws; with one the parts have ``schemas.LOOKED``.
         """
         self.job_id = job_id
         self.counts = Counts()
@@ -111,6 +121,7 @@ class DrawLoop:
         self._render = render
         self._judge = judge
         self._write_part = write_part
+        self._looker = looker
         todo = [i for i in range(len(problems)) if i // part_size not in done_parts]
         self.total = len(todo)
         self._fresh = iter(todo)
@@ -167,10 +178,13 @@ class DrawLoop:
         self._open[index].flying[attempt] = request_id
 
     def receive(self, finished: Finished, engine: Engine) -> None:
-        """Judge a finished draw; queue the problem's next one or settle it."""
+        """Judge a finished draw; queue the problem's next one, look at what was accepted, or settle it."""
         _, index_text, attempt_text, kind = finished.request_id.rsplit("/", 3)
         index, attempt = int(index_text), int(attempt_text)
         state = self._open.get(index)
+        if kind in _LOOKS and state is not None:
+            self._receive_look(index, attempt, cast(Look, kind), finished)
+            return
         if state is None or state.flying.pop(attempt, None) is None:  # dropped within this very step
             self.counts.dropped_tokens += finished.completion_tokens
             return
@@ -190,12 +204,44 @@ class DrawLoop:
             "logprob": finished.logprob,
             "seed": self._sampling(index, attempt).seed or 0,
         }
-        if self._plan.keep == "first" and judgement.verdict == ACCEPTED:
-            self._drop_after(state, attempt, engine)
+        if judgement.verdict == ACCEPTED:
+            state.token_ids[attempt] = finished.token_ids
+            if self._plan.keep == "first":
+                self._drop_after(state, attempt, engine)
         if not state.pending:
             self._queue(index)
             if not state.pending:
-                self._settle(index)
+                self._look(index, engine)
+
+    def _look(self, index: int, engine: Engine) -> None:
+        """Queue the looks at a problem whose draws have ended; settle it where there are none."""
+        state, problem = self._open[index], self._problems[index]
+        if self._looker is not None:
+            for attempt, row in enumerate(state.rows):
+                if row is None or row["verdict"] != ACCEPTED:
+                    continue
+                for asked in self._looker.asked:
+                    request_id = f"{self.job_id}/{index}/{attempt}/{asked}"
+                    at_once = self._looker.begin(
+                        engine, request_id, asked, problem, row["text"], state.token_ids[attempt]
+                    )
+                    if at_once is None:
+                        state.looking.add(request_id)
+                    else:
+                        row |= at_once
+        if not state.looking:
+            self._settle(index)
+
+    def _receive_look(self, index: int, attempt: int, asked: Look, finished: Finished) -> None:
+        state = self._open[index]
+        row = state.rows[attempt]
+        if row is None or self._looker is None:
+            raise ValueError(f"{finished.request_id} is a look at nothing")
+        row |= self._looker.columns(asked, self._problems[index], finished)
+        self.counts.look_tokens += finished.prompt_tokens + finished.completion_tokens
+        state.looking.remove(finished.request_id)
+        if not state.looking:
+            self._settle(index)
 
     def _drop_after(self, state: _Open, accepted: int, engine: Engine) -> None:
         """Forget what was drawn ahead behind an accepted draw."""
@@ -234,7 +280,8 @@ class DrawLoop:
         if self._left[part] == 0:
             first = part * self._part_size
             members = range(first, min(first + self._part_size, len(self._problems)))
-            table = pa.Table.from_pylist([row for i in members for row in self._settled.pop(i)], schema=ATTEMPTS)
+            schema = ATTEMPTS if self._looker is None else LOOKED
+            table = pa.Table.from_pylist([row for i in members for row in self._settled.pop(i)], schema=schema)
             self._write_part(part, table)
 
 

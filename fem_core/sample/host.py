@@ -29,6 +29,7 @@ from fem_core.problems.verifier import Verifier
 from fem_core.prompts import ChatTokens, PromptKind, messages
 from fem_core.sample.draw import DrawLoop, DrawSettings
 from fem_core.sample.job import DrawJob, HostSettings
+from fem_core.sample.look import Looker
 from fem_core.sample.proof import read_probe
 from fem_core.sample.vllm_engine import VllmEngine, warm_up
 from fem_core.store.layout import part_name
@@ -55,6 +56,7 @@ class Host:
         self._engine: VllmEngine | None = None
         self._tokens: ChatTokens | None = None
         self._limit = 0
+        self._room = 0
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -115,6 +117,7 @@ class Host:
         stop = (lambda text: has_answer_line(text) is not None) if settings.stop_at_answer else None
         self._engine = VllmEngine(settings.engine, Path(settings.model_dir), stop)
         self._limit = 2 * (settings.engine.max_num_seqs or 256)
+        self._room = settings.engine.max_model_len
         facts: dict[str, Any] = {"resolved_dtype": self._engine.dtype, "max_model_len": settings.engine.max_model_len}
         probe = read_probe(Path(settings.model_dir))
         difference = None if probe is None else self._engine.prove(probe)
@@ -154,6 +157,7 @@ class Host:
             record = store.write_table(job.artifact, part_name(part), table, job.key)
             self._send("part", id=job.id, name=record.path, rows=record.rows)
 
+        looker = Looker(job.looks, render=render, text_ids=tokens.text_ids, judge=verdict, room=self._room)
         self._loops[job.id] = DrawLoop(
             job.id,
             problems,
@@ -166,6 +170,7 @@ class Host:
             render=render,
             judge=verdict,
             write_part=write,
+            looker=looker if job.looks else None,
         )
         shown = digest([job.prompts.model_dump(mode="json"), job.stages[0][0], job.exemplars])
         if shown not in self._prompts:

@@ -7,7 +7,7 @@ with the store alone and a resumed job finds the parts that are committed.
 from collections.abc import Sequence
 from typing import Literal
 
-from fem_core.config import PromptsConfig, RunConfig, Section
+from fem_core.config import Look, PromptsConfig, RunConfig, Section
 from fem_core.hints import Others, others
 from fem_core.model import BaseModelFolder
 from fem_core.problems.problem import Problem
@@ -62,6 +62,8 @@ class DrawJob(Section):
     """Longest completion, tokens."""
     problems_per_part: int
     """Problems that share a part file."""
+    looks: tuple[Look, ...] = ()
+    """What is asked about accepted draws; the parts then have ``schemas.LOOKED``."""
     known: Others | None = None
     """What hints show of other problems, where this job has only some of the training problems; None for a run's jobs."""
 

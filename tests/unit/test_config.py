@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -182,3 +183,29 @@ def test_help_and_configuration_errors_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"scheme": {"name": "rs", "budget": 4, "keep": "all"}}, "set scheme.name to pps"),
+        ({"scheme": {"name": "pps", "budget": 4}}, "scheme.keep to all"),
+        ({"scheme": {"name": "pps", "keep": "all"}}, "scheme.budget to 2 at least"),
+        ({"sample": {"temperature": 0.7}}, r"set sample.temperature \(here 0.7\)"),
+        ({"sample": {"top_p": 0.9}}, r"sample.top_p \(here 0.9\) to 1"),
+    ],
+)
+def test_importance_weights_of_what_was_not_drawn_so_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    several = {"scheme": {"name": "pps", "budget": 4, "keep": "all"}, "filter": {"weighting": "importance"}}
+    assert parse_config(SMALL | several).filter.looks == ("plain_logprob",)
+    with pytest.raises(FemError, match=sentence):
+        parse_config(SMALL | several | changes)
+
+
+def test_looks_are_part_of_the_draws_identity_only_where_they_are_taken() -> None:
+    plain, off, blind = (
+        parse_config(SMALL | {"filter": values})
+        for values in ({}, {"blind": False, "weighting": "none"}, {"blind": True})
+    )
+    assert plain.digest() == off.digest() != blind.digest()
+    assert (off.filter.looks, blind.filter.looks) == ((), ("blind_answer",))

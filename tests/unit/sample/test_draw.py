@@ -4,18 +4,22 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from scipy.stats import chisquare
 
-from fem_core.config import SchemeConfig
+from fem_core.config import Look, SchemeConfig
 from fem_core.digest import derive_seed
+from fem_core.filter import verdict as verdicts
 from fem_core.filter.verdict import Judgement
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.sample.draw import Counts, DrawLoop, DrawSettings, draw_stats
+from fem_core.sample.look import Looker
 from fem_core.sample.schemes import evaluation_of, plan_of
 from fem_core.sample.vllm_engine import Finished, Sampling
+from fem_core.schemas import ATTEMPTS, LOOKED
 
 # pi(z, y | x) for one question with y* = "1": three rationales, two answers.
 JOINT = {("a", "1"): 0.10, ("b", "1"): 0.25, ("c", "1"): 0.05, ("a", "0"): 0.30, ("b", "0"): 0.10, ("c", "0"): 0.20}
@@ -70,6 +74,8 @@ def drawn(
     seed: int = 0,
     floor: int = 0,
     counts: list[Counts] | None = None,
+    looker: Looker | None = None,
+    judging: Callable[[str, str, Problem], Judgement] | None = None,
 ) -> dict[int, pa.Table]:
     parts: dict[int, pa.Table] = {}
     loop = DrawLoop(
@@ -80,8 +86,9 @@ def drawn(
         part_size=part_size,
         done_parts=done or set(),
         render=lambda _, kind: [int(kind == "hinted")],
-        judge=judge,
+        judge=judging or judge,
         write_part=parts.__setitem__,
+        looker=looker,
     )
     engine = engine or TableEngine()
     while not loop.done:
@@ -234,6 +241,101 @@ def test_the_totals_count_draws_problems_and_tokens() -> None:
     rows = [row for table in parts.values() for row in table.to_pylist()]
     solved = {row["problem_id"] for row in rows if row["verdict"] == "accepted"}
     assert stats == {"draws": 100, "problems_accepted": len(solved), "prompt_tokens": 100, "completion_tokens": 200}
+
+
+class LookedAt(TableEngine):
+    """Draws completions with an answer line, as their token ids say, and takes looks at them."""
+
+    def __init__(self, order: Callable[[list[str]], list[str]] = list) -> None:
+        super().__init__(order)
+        self.scored: list[tuple[list[int], list[int]]] = []
+        self.shown: list[tuple[str, Sampling]] = []
+
+    def add(self, request_id: str, prompt_ids: list[int], sampling: Sampling) -> None:
+        if request_id.endswith("/blind_answer"):
+            assert prompt_ids[0] == 0, "the prompt is the plain one"
+            text = "".join(map(chr, prompt_ids[1:]))
+            self.shown.append((text, sampling))
+            answer = Finished(request_id, " 0" if text[0] == "a" else " 1.", "stop", 9, 3, -1.0)
+            self._waiting[request_id] = Finished(request_id, "", "length", 9, 3, -1.0) if text[0] == "c" else answer
+            return
+        super().add(request_id, prompt_ids, sampling)
+        one = self._waiting[request_id]
+        text = f"{one.text[0]} so\nAnswer: {one.text[1]}"
+        self._waiting[request_id] = Finished(request_id, text, "stop", 1, 2, -1.0, (ord(text[0]), sampling.seed or 0))
+
+    def add_score(self, request_id: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> None:
+        self.scored.append((list(prompt_ids), list(completion_ids)))
+        self._waiting[request_id] = Finished(request_id, "", "scored", 1, 2, -completion_ids[1] / 2**31)
+
+
+def looked(
+    n: int, scheme: SchemeConfig, *asked: Look, engine: LookedAt | None = None, room: int = 99, **more: Any
+) -> dict[int, pa.Table]:
+    def judging(text: str, finish_reason: str, one: Problem) -> Judgement:
+        return verdicts.judge(text, finish_reason, one, None)  # type: ignore[arg-type]  # no scorer is asked here
+
+    looker = Looker(
+        asked,
+        render=lambda _, kind: [int(kind == "hinted")],
+        text_ids=lambda t: list(map(ord, t)),
+        judge=judging,
+        room=room,
+    )
+    return drawn(n, scheme, engine=engine or LookedAt(), looker=looker if asked else None, judging=judging, **more)
+
+
+KEPT = SchemeConfig(name="pps", budget=3, keep="all")
+
+
+def test_accepted_draws_alone_are_looked_at_with_the_plain_prompt_and_the_tokens_that_were_drawn() -> None:
+    engine, counted = LookedAt(), list[Counts]()
+    parts = looked(30, KEPT, "plain_logprob", "blind_answer", engine=engine, part_size=8, counts=counted)
+    rows = [row for table in parts.values() for row in table.to_pylist()]
+    assert len(rows) == 90 and all(table.schema.equals(LOOKED) for table in parts.values())
+    accepted = [row for row in rows if row["verdict"] == "accepted"]
+    assert 40 < len(accepted) < 90
+    for row in rows:
+        right = row["verdict"] == "accepted"
+        assert row["plain_logprob"] == (-row["seed"] / 2**31 if right else None)
+        again = {"a": ("0", "wrong_answer"), "b": ("1", "accepted"), "c": (None, "truncated")}[row["text"][0]]
+        assert (row["blind_answer"], row["blind_verdict"]) == (again if right else (None, None))
+    assert sorted(engine.scored) == sorted(([0], [ord(row["text"][0]), row["seed"]]) for row in accepted)
+    texts, samplings = zip(*engine.shown, strict=True)
+    assert set(texts) == {"a so\nAnswer:", "b so\nAnswer:", "c so\nAnswer:"}
+    assert set(samplings) == {Sampling(0.0, 1.0, 33, None, stop="\n")}
+    assert counted[0].draws == 90
+    assert (counted[0].completion_tokens, counted[0].look_tokens) == (180, len(accepted) * (3 + 12))
+
+
+def test_looks_change_neither_draws_nor_parts_whatever_the_order_and_whatever_was_committed() -> None:
+    usual = looked(40, KEPT, "plain_logprob", "blind_answer", part_size=8)
+    turned = looked(
+        40, KEPT, "blind_answer", "plain_logprob", part_size=8, engine=LookedAt(lambda ids: ids[::-1]), limit=5
+    )
+    assert usual.keys() == turned.keys() and all(usual[n].equals(turned[n]) for n in usual)
+    rest = looked(40, KEPT, "plain_logprob", "blind_answer", part_size=8, done={0, 3})
+    assert sorted(rest) == [1, 2, 4] and all(rest[n].equals(usual[n]) for n in rest)
+    bare = looked(40, KEPT, part_size=8)
+    assert all(bare[n].equals(usual[n].select(ATTEMPTS.names)) for n in usual)
+
+
+def test_drawing_ahead_looks_at_nothing_that_is_dropped() -> None:
+    scheme = SchemeConfig(name="rs", budget=8)
+    engine = LookedAt(lambda ids: ids[::-1])
+    ahead = looked(60, scheme, "plain_logprob", floor=40, engine=engine)
+    usual = looked(60, scheme, "plain_logprob")
+    assert all(ahead[n].equals(usual[n]) for n in usual)
+    accepted = sum(t.column("verdict").to_pylist().count("accepted") for t in usual.values())
+    assert len(engine.scored) == accepted < 60 * 8
+
+
+def test_a_rationale_that_leaves_no_room_is_not_asked() -> None:
+    engine = LookedAt()
+    (table,) = looked(20, KEPT, "blind_answer", engine=engine, room=13).values()
+    assert not engine.shown
+    found = {(row["verdict"], row["blind_verdict"]) for row in table.to_pylist()}
+    assert found == {("accepted", "truncated"), ("wrong_answer", None)}
 
 
 def test_a_greedy_first_attempt_stands_before_sampled_ones_of_their_own_seeds() -> None:
