@@ -22,7 +22,7 @@ from fem_core.problems.problem import Problem, make_problem, to_table
 from fem_core.problems.verifier import Verifier
 from fem_core.sample.draw import draw_stats
 from fem_core.sample.given import given_stats, is_given
-from fem_core.schemas import ATTEMPTS, TRAINING_LOG
+from fem_core.schemas import ATTEMPTS, LOOKED, TRAINING_LOG
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
@@ -103,8 +103,9 @@ def make_run(
             files, tables = sample.give(step.Run(name, config, store, Path()), todo, sides["train"])
             attempts = commit(todo, files, given_stats(config.scheme, sides["train"], tables))
         else:
+            looks = bool(config.filter.looks)
             tables = [
-                _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True)
+                _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True, looks=looks)
                 for i in range(0, 10, PER_PART)
             ]
             attempts = commit(
@@ -174,19 +175,34 @@ def _predictions(problems: list[Problem], config: RunConfig, k: int, wrong: int)
     return pa.Table.from_pylist(rows, schema=ATTEMPTS)
 
 
-def _attempts(problems: list[Problem], run_seed: int, k: int, wrong: int, *, hinted: bool) -> pa.Table:
-    """What ``wrong`` divides is answered wrong; drawn again with the hint, where there is one, it is right."""
+def _attempts(
+    problems: list[Problem], run_seed: int, k: int, wrong: int, *, hinted: bool, looks: bool = False
+) -> pa.Table:
+    """What ``wrong`` divides is answered wrong; drawn again with the hint, where there is one, it is right.
+
+    Args:
+        looks: draw each problem four times with the hint, the first time wrong, and take both looks at the others; from
+            the second one's rationale another answer is reached.
+    """
     rows = []
     with Verifier() as verifier:
         for problem in problems:
             right = int(problem.answer) % wrong != 0
             tries = [("plain", right)] if right or not hinted else [("plain", False), ("hinted", True)]
+            if looks:
+                tries = [("hinted", attempt > 0) for attempt in range(4)]
             for attempt, (kind, correct) in enumerate(tries):
                 answer = problem.answer if correct else "0"
                 text = f"Adding the two numbers in iteration {k} gives the sum.\nAnswer: {answer}"
                 judgement = judge(text, "stop", problem, verifier)
+                looked = {
+                    "plain_logprob": -4.0 - attempt,
+                    "blind_answer": "0" if attempt == 1 else problem.answer,
+                    "blind_verdict": "wrong_answer" if attempt == 1 else "accepted",
+                }
                 rows.append(
-                    {
+                    (looked if looks and correct else {})
+                    | {
                         "problem_id": problem.problem_id,
                         "attempt": attempt,
                         "prompt_kind": kind,
@@ -201,7 +217,7 @@ def _attempts(problems: list[Problem], run_seed: int, k: int, wrong: int, *, hin
                         "seed": derive_seed(run_seed, k, problem.problem_id, attempt),
                     }
                 )
-    return pa.Table.from_pylist(rows, schema=ATTEMPTS)
+    return pa.Table.from_pylist(rows, schema=LOOKED if looks else ATTEMPTS)
 
 
 def golden(folder: Path) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from fem_core import preview
-from fem_core.audit import tokenizer
+from fem_core.audit import looks, tokenizer
 from fem_core.audit.content import contrast
 from fem_core.audit.findings import Finding
 from fem_core.audit.ledger import Ledger
@@ -115,7 +115,8 @@ class Rederiver:
     def _attempts(self, manifest: Manifest) -> Iterator[Finding]:
         problems = self._problems(manifest, "problems")
         names = sorted(record.path for record in manifest.files if record.path.endswith(".parquet"))
-        for name, table in zip(names, self._store.iter_tables(manifest, _JUDGED), strict=True):
+        columns = [*_JUDGED, *(looks.COLUMNS if manifest.step.config.get("looks") else ())]
+        for name, table in zip(names, self._store.iter_tables(manifest, columns), strict=True):
             yield from self._part(manifest, name, table, problems)
         scheme = given_by(manifest.step.config)
         counted = self._store.iter_tables(manifest, ["problem_id", "verdict", "prompt_tokens", "completion_tokens"])
@@ -148,6 +149,9 @@ class Rederiver:
                 seed = derive_seed(config["seed"], config["iteration"], row["problem_id"], row["attempt"])
                 if row["seed"] != seed:
                     yield _broken(manifest, name, f"seed of {what}", row["seed"], seed)
+            if asked := config.get("looks"):
+                for column, there, wanted in looks.differences(row, asked, problem, self._verifier):
+                    yield _broken(manifest, name, f"{column} of {what}", there, wanted)
             if row["verdict"] == VERIFIER_TIMEOUT:
                 undecided += 1
                 continue

@@ -18,11 +18,12 @@ from fem_core.digest import derive_seed
 from fem_core.filter.label_share import objections, rank
 from fem_core.filter.sieve import Draft, Sieve
 from fem_core.filter.verdict import ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE, TRUNCATED, UNPARSABLE, VERIFIER_TIMEOUT
+from fem_core.filter.weighting import Weighed, choose
 from fem_core.problems.answers import answer_class, answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import completion, messages
 from fem_core.sample.given import GIVEN
-from fem_core.schemas import ATTEMPTS, RATIONALES, VERDICTS
+from fem_core.schemas import ATTEMPTS, LOOKED, RATIONALES, VERDICTS
 
 VERSION = 1
 """Raised when the same attempts would give other rationales."""
@@ -46,20 +47,25 @@ def filter_attempts(
     """Apply the filters to the attempts of one iteration.
 
     Args:
-        attempts: tables with ``schemas.ATTEMPTS``, in any order of parts.
+        attempts: tables with ``schemas.ATTEMPTS``, or ``schemas.LOOKED`` where the filters need it, in any order of parts.
 
     Returns:
         Tables with ``schemas.VERDICTS`` and ``schemas.RATIONALES``; stats with ``problems`` (N), ``attempts``,
         ``accepted`` (rationales), ``problems_accepted``, ``utilization`` = problems_accepted / N,
-        ``mean_rationale_tokens`` and the count of each verdict.
+        ``mean_rationale_tokens`` and the count of each verdict; with weights ``effective_sample_size``, the mean over the
+        problems that have a draw to choose, and ``weighed_draws``, how many draws they have in the mean.
+
+    Raises:
+        ValueError: a draw has no column that the filters need, or its log-probabilities are none.
     """
     by_id = {problem.problem_id: problem for problem in problems}
     # Without the schema's metadata: each part names its own step key there.
-    drawn = pa.concat_tables(
-        [ATTEMPTS.empty_table(), *(table.select(ATTEMPTS.names).cast(ATTEMPTS) for table in attempts)]
-    )
+    drawn = pa.concat_tables([LOOKED.empty_table(), *(_looked(table) for table in attempts)])
     drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
     sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number))
+    choices = choose(_weighed(drawn, by_id, sieve)) if config.weighting == "importance" else None
+    if choices is not None:
+        sieve.weigh(choices)
     order: list[int] = []  # of the accepted draws, row by row: who goes first where only so many may stay
     verdicts: list[pa.Table] = [VERDICTS.empty_table()]
     rationales: list[pa.Table] = [RATIONALES.empty_table()]
@@ -107,9 +113,39 @@ def filter_attempts(
         "mean_rationale_tokens": tokens / count if count else 0.0,
         "verdicts": dict(sorted(Counter(all_verdicts["verdict"].to_pylist()).items())),
     }
+    if choices is not None:
+        stats["effective_sample_size"] = _mean([choice.effective for choice in choices.values()])
+        stats["weighed_draws"] = _mean([len(choice.shares) for choice in choices.values()])
     if config.leak == "mark":
         stats["marked_leaks"] = sieve.marked
     return Filtered(all_verdicts, all_rationales, stats)
+
+
+def _looked(table: pa.Table) -> pa.Table:
+    """Attempts with ``schemas.LOOKED``: null where no look was asked for. Old parts and given ones have no such columns."""
+    for column in LOOKED:
+        if column.name not in table.column_names and column.name not in ATTEMPTS.names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table.select(LOOKED.names).cast(LOOKED)
+
+
+def _weighed(drawn: pa.Table, problems: Mapping[str, Problem], sieve: Sieve) -> Iterator[Weighed]:
+    """The draws that importance weights choose among."""
+    number = 0
+    for batch in drawn.to_batches(_BATCH):
+        for row in batch.to_pylist():
+            right = row["verdict"] == ACCEPTED
+            if right and sieve.admits(_draft(number, row, problems[row["problem_id"]])):
+                if row["plain_logprob"] is None:
+                    raise ValueError(f"{_name(drawn, number)} is accepted, but has no plain_logprob")
+                yield Weighed(
+                    row["problem_id"], row["attempt"], row["seed"], log_pi=row["plain_logprob"], log_q=row["logprob"]
+                )
+            number += 1
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _right(drawn: pa.Table) -> Iterator[str]:
@@ -133,6 +169,9 @@ def _draft(number: int, row: Mapping[str, Any], problem: Problem) -> Draft:
         row["text"][: parsed.start],
         row["text"][: parsed.end].strip(),
         parsed.answer,
+        row["attempt"],
+        row["blind_verdict"],
+        row["blind_answer"],
     )
 
 

@@ -186,6 +186,15 @@ def notes(summary: Summary) -> list[str]:
     said = []
     if summary.majority_baseline is not None:
         said.append(f"Always answering the most common training answer scores {summary.majority_baseline:.3f}.")
+    weighed = [
+        f"{row.filtered['effective_sample_size']:.1f} of {row.filtered['weighed_draws']:.1f} in iteration {row.iteration}"
+        for row in summary.rows
+        if row.filtered and "effective_sample_size" in row.filtered
+    ]
+    if weighed:
+        said.append(
+            f"Effective sample size of the importance weights, of so many draws a problem: {', '.join(weighed)}."
+        )
     base = [row.scores for row in summary.rows if row.iteration == 0 and row.scores]
     last = next((row for row in reversed(summary.rows) if row.scores and row.iteration), None)
     if base and last and last.scores:

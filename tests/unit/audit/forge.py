@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from fem_core.digest import step_key
-from fem_core.schemas import TABLES
+from fem_core.schemas import LOOKED, TABLES
 from fem_core.store import tables
 from fem_core.store.manifest import FileRecord, Manifest, artifact_digest
 from fem_core.store.store import Store
@@ -52,7 +52,8 @@ def replace_bytes(store: Store, artifact: str, name: str, data: bytes, rows: int
 def replace_table(store: Store, artifact: str, name: str, table: pa.Table) -> None:
     """Another table, and a manifest that vouches for it."""
     manifest = manifest_of(store, artifact)
-    whole = table.cast(TABLES["training_log" if manifest.kind == "checkpoint" else manifest.kind])
+    schema = TABLES["training_log" if manifest.kind == "checkpoint" else manifest.kind]
+    whole = table.cast(LOOKED if table.column_names == LOOKED.names else schema)
     data = tables.encode(whole, manifest.step.key)
     store.root.replace(f"{artifact}/{name}", data)
     _record(store, artifact, _file(name, data, whole.num_rows))
