@@ -44,13 +44,16 @@ class Choice:
 def choose(draws: Iterable[Weighed]) -> dict[str, Choice]:
     """One draw for each problem that has any, by problem id.
 
+    Args:
+        draws: those of a problem in the order of their indices, on which a choice depends.
+
     Raises:
         ValueError: a log-probability is none.
     """
     by_problem: dict[str, list[Weighed]] = {}
     for draw in draws:
         by_problem.setdefault(draw.problem_id, []).append(draw)
-    return {problem_id: _choose(sorted(some, key=lambda one: one.attempt)) for problem_id, some in by_problem.items()}
+    return {problem_id: _choose(some) for problem_id, some in by_problem.items()}
 
 
 def _choose(draws: list[Weighed]) -> Choice:
