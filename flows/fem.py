@@ -51,16 +51,11 @@ async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str,
         The run's name and the digest of its last checkpoint.
     """
     approval.check(pause_after, config.iterations)
-    async with device.held():
-        return await _run(config.model_copy(update={"name": run_name(config)}), pause_after)
-
-
-async def _run(config: RunConfig, pause_after: tuple[int, ...]) -> dict[str, Any]:
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=run_name(config), config=config, store=store, cache=default_cache())
     with only_process(run.store, run.name, run.cache):
-        async with leased(run):
+        async with device.held(), leased(run):
             prepared = await prepare(run)
             async with _host(run, prepared):
                 try:
