@@ -62,9 +62,7 @@ class S3Server:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         s3, master, volume, filer = self._ports
-        command = [str(WEED), "mini", f"-dir={self.folder}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-        command += ["-admin.ui=false", "-webdav=false", "-master.telemetry=false", f"-s3.port={s3}"]
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+        command = [str(WEED), *arguments(str(self.folder), s3, "127.0.0.1", "127.0.0.1")]
         command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
         log = self.folder / "server.log"
         with log.open("ab") as stream:
@@ -128,6 +126,18 @@ class S3Server:
         except Exception:  # noqa: BLE001 (not there yet, whatever the reason; the caller has a deadline)
             return False
         return True
+
+
+def arguments(folder: str, port: int, ip: str, bind: str) -> list[str]:
+    """What ``weed`` is started with; deployments/containers has the same.
+
+    Args:
+        ip: under which the server's parts reach each other.
+        bind: on which it listens.
+    """
+    place = [f"-dir={folder}", f"-bucket={BUCKET}", f"-ip={ip}", f"-ip.bind={bind}"]
+    without = ["-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
+    return ["mini", *place, *without, f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
 
 
 def _free_ports(count: int) -> list[int]:

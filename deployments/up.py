@@ -19,13 +19,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from deployments import health
 from deployments.s3 import BUCKET, WEED, S3Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,17 +122,27 @@ def up(here: Installation) -> None:
         here.started("s3", store.process.pid)
     if here.process("server") is None:
         say("starting the Prefect server")
-        here.spawn("server", [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port_of(env)], env)
+        here.spawn("server", server_command("127.0.0.1", here.port("server", 4200)), env)
     wait_for(f"{env['PREFECT_API_URL']}/health", here, "server")
     deploy(here, env)
     if here.process("worker") is None:
         say("starting the worker")
-        worker = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", f"fem-{platform.node()}"]
-        here.spawn("worker", worker, env)
+        here.spawn("worker", [*worker_command(), "--name", f"fem-{platform.node()}"], env)
+    wait_for(f"http://127.0.0.1:{env['PREFECT_WORKER_WEBSERVER_PORT']}/health", here, "worker")
     status(here)
 
 
-PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+def server_command(host: str, port: int) -> list[str]:
+    """What starts a Prefect server; deployments/containers has the same."""
+    return [*_PREFECT, "server", "start", "--host", host, "--port", str(port)]
+
+
+def worker_command() -> list[str]:
+    """What starts a worker; deployments/containers has the same."""
+    return [*_PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--with-healthcheck"]
+
+
+_PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 def settings(here: Installation) -> dict[str, str]:
@@ -148,6 +158,10 @@ def settings(here: Installation) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
         # In memory, as by default, slots would stay taken for ever when the server restarts.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # How long a run waits before it asks again whether the device is free; 30 s by default.
+        "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
+        "PREFECT_WORKER_WEBSERVER_PORT": str(here.port("worker", 8080)),
         "FEM_DEVICE": "fem-device-" + (re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()) or "here"),
         "FEM_STORE": f"s3://{BUCKET}/runs",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{here.port('s3', 8333)}",
@@ -205,7 +219,7 @@ def wait_for(url: str, here: Installation, part: str, seconds: float = 300) -> N
     """Until the URL answers; leaves with the end of the part's log when it ends before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and here.process(part) is not None:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        if health.answers(url):
             return
         time.sleep(0.5)
     sys.exit(f"The {part} does not answer at {url}. Its log ends with:\n{here.log(part).read_text()[-1500:]}")
@@ -226,11 +240,6 @@ def read_environment(file: Path) -> dict[str, str]:
     lines = file.read_text().splitlines() if file.is_file() else []
     pairs = (shlex.split(line.removeprefix("export "))[0].partition("=") for line in lines)
     return {name: value for name, _, value in pairs}
-
-
-def port_of(env: dict[str, str]) -> str:
-    """The server's port."""
-    return env["PREFECT_API_URL"].rpartition(":")[2].removesuffix("/api")
 
 
 def _is_free(port: int) -> bool:

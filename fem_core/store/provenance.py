@@ -35,7 +35,10 @@ _PACKAGES = (
 
 
 def code() -> dict[str, Any]:
-    """``version`` of this project, git ``commit``, and whether the checkout is ``dirty``; None where unknown."""
+    """``version`` of this project, git ``commit``, and whether the checkout is ``dirty``; None where unknown.
+
+    A container image has no checkout; ``FEM_COMMIT`` says there which commit it was made from.
+    """
     return dict(_code())
 
 
@@ -52,7 +55,7 @@ def hardware() -> dict[str, Any]:
 @cache
 def _code() -> dict[str, Any]:
     if not (_CHECKOUT / ".git").exists():
-        return {"version": _version(), "commit": None, "dirty": None}
+        return {"version": _version(), "commit": os.environ.get("FEM_COMMIT") or None, "dirty": None}
     status = _output("git", "-C", str(_CHECKOUT), "status", "--porcelain")
     return {
         "version": _version(),

@@ -10,8 +10,10 @@ import yaml
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import is_valid_schema, validate
+from prefect.utilities.templating import apply_values, find_placeholders
 
 from flows.commands.deploy import SHIPPED
+from flows.commands.options import PoolType
 from flows.server import template
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +86,29 @@ def shipped() -> Iterator[dict[str, Any]]:
 
 def test_runs_of_a_process_pool_work_in_the_folder_that_was_named(tmp_path: Path) -> None:
     assert template("process", tmp_path)["variables"]["properties"]["working_dir"]["default"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_a_job_template_uses_its_variables_and_asks_for_gpus_volumes_and_secrets(
+    kind: PoolType, tmp_path: Path
+) -> None:
+    held = template(kind, tmp_path)
+    variables = held["variables"]["properties"]
+    is_valid_schema(held["variables"])
+    said = find_placeholders(held["job_configuration"])
+    assert {one.name for one in said} == set(variables)
+    assert all(one.get("description") for one in variables.values())
+    values = {name: one["default"] for name, one in variables.items() if "default" in one}
+    assert validate(values, held["variables"]) == []
+    filled = apply_values(held["job_configuration"], values)
+    if kind == "docker":
+        assert filled["container_create_kwargs"]["device_requests"][0]["count"] == -1
+        assert "/etc/fem/aws:/run/secrets/aws:ro" in filled["volumes"]
+        assert filled["env"] == {"AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws"}
+    else:
+        pod = filled["job_manifest"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert container["envFrom"] == [{"secretRef": {"name": "fem-secrets"}}]
+        assert {one["name"] for one in pod["volumes"]} == {one["name"] for one in container["volumeMounts"]}
+        assert pod["securityContext"]["runAsNonRoot"]
