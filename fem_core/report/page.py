@@ -55,7 +55,7 @@ def page(summary: Summary, warnings: Sequence[str], around: Surroundings) -> str
     ]
     if linked := links(summary):
         facts.append(f"**Browse:** {linked}")
-    return "\n".join([markdown(summary, warnings), "", *(f"- {fact}" for fact in facts), "", METHOD])
+    return "\n\n".join([markdown(summary, warnings, [f"- {fact}" for fact in facts]), METHOD])
 
 
 def state(summary: Summary) -> str:

@@ -80,23 +80,36 @@ def samples(store: Store, run: str, k: int) -> list[Sample]:
 
 
 def choose(tables: Iterable[pa.Table]) -> dict[tuple[str, int], str]:
-    """Verdict by (problem id, attempt) of the draws to show, from tables of verdicts."""
-    best: dict[str, list[tuple[str, int]]] = {}
+    """Verdict by (problem id, attempt) of the draws to show, from tables of verdicts. No problem is shown twice."""
+    first: dict[str, dict[str, int]] = {}
+    """By verdict and problem id, the problem's first such draw; the smallest ids only."""
+    most = ACCEPTED_SHOWN + REJECTED_SHOWN
     for table in tables:
-        for verdict in pc.unique(table.column("verdict")).to_pylist():
-            some = table.filter(pc.equal(table.column("verdict"), verdict)).select(["problem_id", "attempt"])
-            keys = [("problem_id", "ascending"), ("attempt", "ascending")]
-            first = some.take(pc.select_k_unstable(some, k=max(ACCEPTED_SHOWN, REJECTED_SHOWN), sort_keys=keys))
-            pairs = zip(first.column("problem_id").to_pylist(), first.column("attempt").to_pylist(), strict=True)
-            best[verdict] = sorted([*best.get(verdict, []), *pairs])[: max(ACCEPTED_SHOWN, REJECTED_SHOWN)]
-    rejected = sorted(
-        (rank, verdict, pair)
-        for verdict, pairs in best.items()
-        if verdict != ACCEPTED
-        for rank, pair in enumerate(pairs)
-    )
-    shown = dict.fromkeys(best.get(ACCEPTED, [])[:ACCEPTED_SHOWN], ACCEPTED)
-    return shown | {pair: verdict for _, verdict, pair in rejected[:REJECTED_SHOWN]}
+        groups = table.group_by(["verdict", "problem_id"]).aggregate([("attempt", "min")])
+        for verdict in pc.unique(groups.column("verdict")).to_pylist():
+            some = groups.filter(pc.equal(groups.column("verdict"), verdict))
+            some = some.take(pc.select_k_unstable(some, k=most, sort_keys=[("problem_id", "ascending")]))
+            known = first.setdefault(verdict, {})
+            for problem, attempt in zip(
+                some.column("problem_id").to_pylist(), some.column("attempt_min").to_pylist(), strict=True
+            ):
+                known[problem] = min(attempt, known.get(problem, attempt))
+            first[verdict] = dict(sorted(known.items())[:most])
+    accepted = list(first.pop(ACCEPTED, {}).items())[:ACCEPTED_SHOWN]
+    shown: dict[tuple[str, int], str] = dict.fromkeys(accepted, ACCEPTED)
+    left, seen = REJECTED_SHOWN, {problem for problem, _ in accepted}
+    while left and first:
+        for verdict in sorted(first):
+            pair = next(
+                ((problem, attempt) for problem, attempt in first[verdict].items() if problem not in seen), None
+            )
+            if pair is None:
+                del first[verdict]
+            elif left:
+                shown[pair] = verdict
+                seen.add(pair[0])
+                left -= 1
+    return shown
 
 
 def markdown(found: Sequence[Sample]) -> str:

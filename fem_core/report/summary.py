@@ -207,13 +207,15 @@ def notes(summary: Summary) -> list[str]:
     return said
 
 
-def markdown(summary: Summary, warnings: Sequence[str] = ()) -> str:
-    """The table for the Prefect UI.
+def markdown(summary: Summary, warnings: Sequence[str] = (), facts: Sequence[str] = ()) -> str:
+    """A run as a section of Markdown.
 
     Args:
-        warnings: lines of Markdown below the table (``signatures.lines``).
+        warnings: lines below the table (``signatures.lines``).
+        facts: lines above it.
     """
-    lines = [f"### {title(summary)}", "", *_table([HEADERS, *cells(summary)]), "", *notes(summary), ""]
+    above = [f"### {title(summary)}", "", *facts, *([""] if facts else [])]
+    lines = [*above, *_table([HEADERS, *cells(summary)]), "", *notes(summary), ""]
     if measured := further(summary):
         lines += [*_table(measured), ""]
     if warnings:
