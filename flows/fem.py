@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
 
 from fem_core.config import RunConfig
 from fem_core.errors import FemError, StoreAway
@@ -24,7 +25,7 @@ from fem_core.store.lease import Lease, LeaseLost, machine_id, only_process
 from fem_core.store.manifest import Manifest
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
-from flows import approval, device
+from flows import approval, device, worker
 from flows.credentials import provide
 from flows.naming import flow_run_name, run_name
 from tasks import page, step
@@ -40,7 +41,7 @@ AHEAD: ContextVar[HostProcess | None] = ContextVar("ahead", default=None)
 
 
 @flow(name="fem", flow_run_name=flow_run_name, validate_parameters=True)
-async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str, Any]:
+async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str, Any] | State[Any]:
     """Run filtered EM (arXiv 2512.20169) for ``config.iterations`` iterations.
 
     Args:
@@ -48,9 +49,16 @@ async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str,
         pause_after: Iterations after which the run is suspended until a person resumes it in the Prefect UI.
 
     Returns:
-        The run's name and the digest of its last checkpoint.
+        The run's name and the digest of its last checkpoint; where the run was cancelled, that state.
     """
     approval.check(pause_after, config.iterations)
+    worker.outlive()
+    async with worker.heeded():
+        return await _run(config, pause_after)
+    return worker.cancelled()
+
+
+async def _run(config: RunConfig, pause_after: Collection[int]) -> dict[str, Any]:
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=run_name(config), config=config, store=store, cache=default_cache())

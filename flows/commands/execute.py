@@ -32,7 +32,7 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
         FemError: a mistake that the user can mend.
     """
     quiet_prefect()
-    from prefect.exceptions import TerminationSignal
+    from prefect.exceptions import CancelledRun, TerminationSignal
     from rich.console import Console
 
     from flows.credentials import provide
@@ -54,6 +54,8 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
         except (KeyboardInterrupt, TerminationSignal) as stop:
             code = 130 if isinstance(stop, KeyboardInterrupt) else 143
             leave(f"Stopped. What is committed is kept; continue with: {again}", code)
+        except CancelledRun:
+            leave(f"Cancelled in the Prefect UI. What is committed is kept; continue with: {again}", 1)
         except Exception as error:  # noqa: BLE001 (told in a sentence, its traceback kept in a file)
             log = keep_traceback(name)
             leave(f"The run failed: {sentence(error)}\nThe traceback is in {log}. Continue with: {again}", 1)
