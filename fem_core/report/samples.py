@@ -5,6 +5,7 @@ nor the best ones, and those of the same problems in every iteration. One table 
 data and a model's output: they are escaped where they are shown.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ HEADERS = ("verdict", "prompt", "question", "draw", "answer y*")
 
 _QUESTION, _DRAW, _LABEL = 160, 320, 60
 """Longest texts, characters."""
+
+_WIDTH = 40
+"""Longest line of a cell, characters."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,22 @@ def choose(tables: Iterable[pa.Table]) -> dict[tuple[str, int], str]:
 
 
 def markdown(found: Sequence[Sample]) -> str:
-    """A table of draws, escaped and shortened."""
+    """A table of draws, escaped, shortened, and broken into lines: the Prefect UI's tables do not break them."""
     lines = ["| " + " | ".join(HEADERS) + " |", "|" + " --- |" * len(HEADERS)]
     for one in found:
         texts = (
-            md(one.verdict),
-            md(one.prompt_kind),
-            md(short(one.question, _QUESTION)),
-            md(short(one.text, _DRAW)),
-            md(short(one.answer, _LABEL)),
+            (one.verdict, _LABEL),
+            (one.prompt_kind, _LABEL),
+            (one.question, _QUESTION),
+            (one.text, _DRAW),
+            (one.answer, _LABEL),
         )
-        lines.append("| " + " | ".join(texts) + " |")
+        lines.append("| " + " | ".join(_cell(text, longest) for text, longest in texts) + " |")
     return "\n".join(lines)
+
+
+def _cell(text: str, longest: int) -> str:
+    return "<br>".join(map(md, textwrap.wrap(short(text, longest), _WIDTH)))
 
 
 def short(text: str, longest: int) -> str:

@@ -1,5 +1,7 @@
 """Draws that a person is shown: which ones, and that nothing in them is obeyed."""
 
+import re
+
 import pyarrow as pa
 from made_run import make_run
 from markdown_it import MarkdownIt
@@ -43,8 +45,8 @@ def test_nothing_in_a_draw_is_obeyed() -> None:
     table = markdown([Sample(hostile, 0, "plain", "accepted", hostile, hostile, hostile)])
     assert len(table.splitlines()) == 3 and table.isprintable() is False
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(table)
-    for forbidden in ("<script", "<img", "<a ", "<strong", "<code", "<h1", "<li", "\x1b", "\u202e", "\0"):
-        assert forbidden not in html
+    assert set(re.findall("</?([a-z0-9]+)", html)) == {"table", "thead", "tbody", "tr", "th", "td", "br"}
+    assert not {"\x1b", "\u202e", "\0"} & set(html)
     assert html.count("<td>") == 5 and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     for bare in ("https:", "http:", "www.", "me@"):
         assert bare not in table, "renderers make links of bare addresses"
