@@ -1,0 +1,432 @@
+"""The library: everything that the browser shows of a store, read from manifests, verified files and their indexes.
+
+Contract: reads and writes nothing but annotations (``annotate``) and its own cache. What it opens is named by manifests,
+so no name or address that somebody gives can lead out of the store. Safe from several threads. What the user can mend,
+a name that is not there above all, is a FemError.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fem_core.audit.lineage import parse
+from fem_core.browse import tables
+from fem_core.browse.filters import Filter, order, where
+from fem_core.browse.index import Cursor, Indexes
+from fem_core.browse.rows import ArtifactPage, Attempt, Interval, Page, RunPage, RunRow
+from fem_core.digest import digest
+from fem_core.errors import FemError
+from fem_core.model import default_cache
+from fem_core.report import listing
+from fem_core.report.diagnosis import answers
+from fem_core.report.signatures import signatures
+from fem_core.report.summary import summarise
+from fem_core.store import layout, reading
+from fem_core.store.manifest import InputRef, Manifest, RunRecord
+from fem_core.store.root import Root
+from fem_core.store.store import Store
+
+_FRESH = 20.0
+"""Seconds for which a manifest is not read again. It never changes, but its folder may be moved away."""
+
+_PATIENCE = 5.0
+"""Seconds to wait for a store that does not answer: somebody waits for the page."""
+
+_EXPORTED = 8192
+"""Positions looked at for one batch of an export."""
+
+MOST_ROWS = 200
+"""On a page."""
+
+CACHE_GIB = 8.0
+"""Of indexes on the disk."""
+
+_KINDS = ("attempts", "predictions", "predictions-exemplars")
+
+
+class _Remembering(Store):
+    """A store that does not read a manifest again at once."""
+
+    def __init__(self, root: Root) -> None:
+        super().__init__(root)
+        self._found: dict[str, tuple[float, Manifest]] = {}
+
+    def manifest(self, artifact: str) -> Manifest | None:
+        known = self._found.get(artifact)
+        if known is not None and time.monotonic() - known[0] < _FRESH:
+            return known[1]
+        found = super().manifest(artifact)
+        if found is None:
+            self._found.pop(artifact, None)
+        else:
+            if known is not None and known[1] == found:
+                found = known[1]  # one object, whoever holds it
+            self._found[artifact] = (time.monotonic(), found)
+        return found
+
+
+class Library:
+    """One store."""
+
+    def __init__(self, root: str, cache: Path | None = None, cache_gib: float = CACHE_GIB) -> None:
+        """
+        Args:
+            root: the store's folder or URL.
+            cache: where indexes lie, in a folder ``browse``; ``FEM_CACHE`` or ~/.cache/fem by default.
+
+        Raises:
+            FemError: the store cannot be used.
+        """
+        self.store: Store = _Remembering.open(root, check=False, patience=_PATIENCE)
+        self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._indexes.close()
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[RunRow]:
+        """All runs of the store, by name. One that cannot be read is there and says why."""
+        return [self._row(line) for line in listing.runs(self.store)]
+
+    def run(self, name: str) -> RunPage:
+        """One run.
+
+        Raises:
+            FemError: there is no such run.
+        """
+        record = self.store.existing_run(name)
+        summary = summarise(self.store, name)
+        return RunPage(
+            record=record,
+            summary=summary,
+            warnings=tuple(signatures(summary, answers(self.store, name))),
+            artifacts=tuple(listing.artifacts(self.store, name)),
+            deleted=self.store.root.size(layout.deleted_json(name)) is not None,
+        )
+
+    def _row(self, line: listing.RunLine) -> RunRow:
+        try:
+            record = self.store.run(line.name)
+            if record is None or line.iterations is None:
+                return RunRow(line)
+            config, last = record.config, line.scored if line.scored is not None else -1
+            scores = [self._stat(line.name, k, "scores", "accuracy") for k in range(last + 1)]
+            used = [self._stat(line.name, k, "rationales", "utilization") for k in range(1, max(last, 0) + 2)]
+            used = used if used and used[-1] is not None else used[:-1]
+            found = line.scores
+            return RunRow(
+                line=line,
+                scheme=config["scheme"]["name"],
+                model=str(record.places.get("model.source", "")),
+                problems=_source(config["problems"]),
+                seed=config["seed"],
+                accuracy=None if found is None else Interval(found["accuracy"], found["low"], found["high"]),
+                utilization=next((value for value in reversed(used) if value is not None), None),
+                accuracies=tuple(scores),
+                utilizations=tuple(used),
+            )
+        except (FemError, KeyError, TypeError, ValueError) as error:
+            return RunRow(replace(line, trouble=str(error)))
+
+    def _stat(self, run: str, k: int, kind: str, name: str) -> float | None:
+        manifest = self.store.manifest(layout.iteration(run, k, kind))
+        return None if manifest is None else float(manifest.stats[name])
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def attempts(
+        self,
+        run: str,
+        iteration: int,
+        chosen: Filter | None = None,
+        sort: str = "position",
+        page: int = 1,
+        size: int = 20,
+        kind: str = "attempts",
+    ) -> Page:
+        """A page of the attempts of an iteration that a filter lets through.
+
+        Args:
+            sort: one of ``filters.SORTS``.
+            size: rows on a page, at most ``MOST_ROWS``.
+            kind: attempts, predictions, or predictions-exemplars (of the base model, with exemplars).
+
+        Raises:
+            FemError: there is no such run, iteration, order, page or annotation; a file does not hold.
+        """
+        if page < 1 or not 1 <= size <= MOST_ROWS:
+            raise FemError(
+                f"Page {page} of {size} rows cannot be shown. Pages begin with 1 and have 1 to {MOST_ROWS} rows."
+            )
+        condition, values = self._where(run, iteration, chosen)
+        by = order(sort)
+        with self._opened(run, iteration, kind) as (cursor, index, _):
+            total = _one(cursor, f"SELECT count(*) FROM {index}.attempts WHERE {condition}", values)
+            cursor.execute(
+                f"SELECT position FROM {index}.attempts WHERE {condition} ORDER BY {by} LIMIT ? OFFSET ?",
+                [*values, size, (page - 1) * size],
+            )
+            positions = [row[0] for row in cursor.fetchall()]
+        rows = self._at(run, iteration, kind, positions)
+        return Page(tuple(rows), total, page, max(1, -(-total // size)))
+
+    def attempt(self, run: str, iteration: int, position: int, kind: str = "attempts") -> Attempt:
+        """The attempt in a row.
+
+        Raises:
+            FemError: there is none.
+        """
+        rows = self._at(run, iteration, kind, [position])
+        if not rows:
+            raise FemError(f"{kind} of {run}@{iteration} has no row {position}. Look through them from the first page.")
+        return rows[0]
+
+    def values(self, run: str, iteration: int, kind: str = "attempts") -> dict[str, dict[str, int]]:
+        """What there is to choose from: how many attempts have each verdict, prompt kind and label (the 50 most common).
+
+        Raises:
+            FemError: there is no such run or iteration.
+        """
+        found = {}
+        with self._opened(run, iteration, kind) as (cursor, index, _):
+            for column in ("verdict", "prompt_kind", "label"):
+                cursor.execute(
+                    f"SELECT {column}, count(*) AS n FROM {index}.attempts GROUP BY {column} ORDER BY n DESC, {column} LIMIT 50"
+                )
+                found[column] = dict(cursor.fetchall())
+        return found
+
+    def export(
+        self, run: str, iteration: int, chosen: Filter | None = None, kind: str = "attempts"
+    ) -> Iterator[pa.RecordBatch]:
+        """All attempts that a filter lets through, in the order of the store, a few thousand rows at a time.
+
+        Raises:
+            FemError: as ``attempts``, when the first batch is asked for.
+        """
+        condition, values = self._where(run, iteration, chosen)
+        with self._opened(run, iteration, kind) as (cursor, index, problems):
+            last = _one(cursor, f"SELECT coalesce(max(position), -1) FROM {index}.attempts", [])
+            for start in range(0, last + 1, _EXPORTED):
+                found = cursor.sql(
+                    f"SELECT a.*, {_question(problems)} AS question FROM {index}.attempts a {_with(problems)} "
+                    f"WHERE a.position IN (SELECT position FROM {index}.attempts WHERE position >= ? AND position < ? "
+                    f"AND {condition}) ORDER BY a.position",
+                    params=[start, start + _EXPORTED, *values],
+                )
+                yield from found.to_arrow_table().to_batches()
+
+    def _where(self, run: str, iteration: int, chosen: Filter | None) -> tuple[str, list[Any]]:
+        chosen = chosen or Filter()
+        return where(chosen, ())
+
+    def _at(self, run: str, iteration: int, kind: str, positions: list[int]) -> list[Attempt]:
+        """The rows at these positions, in this order."""
+        if not positions:
+            return []
+        with self._opened(run, iteration, kind) as (cursor, index, problems):
+            found = _attempts(cursor, index, problems, "a.position IN (SELECT unnest(?))", positions, iteration, kind)
+        by_position = {row.position: row for row in found}
+        return [by_position[position] for position in positions if position in by_position]
+
+    # -- one problem --------------------------------------------------------------------------------------------------
+
+    def problem(self, run: str, problem_id: str) -> list[Attempt]:
+        """All attempts at a problem and predictions of it, by iteration, attempts first.
+
+        Raises:
+            FemError: there is no such run, or it has no such problem.
+        """
+        record = self.store.existing_run(run)
+        found: list[Attempt] = []
+        known = False
+        for k in range(int(record.config["iterations"]) + 1):
+            for kind in _KINDS:
+                sources = self._sources(record, k, kind)
+                if sources is None:
+                    continue
+                known = True
+                found += self._of_problem(sources, k, kind, problem_id)
+        if not found:
+            why = "has no such problem" if known else "has drawn nothing yet"
+            raise FemError(f"The run {run!r} {why} ({problem_id!r}). Look for it among its attempts.")
+        return found
+
+    def _of_problem(self, sources: "_Sources", k: int, kind: str, problem_id: str) -> list[Attempt]:
+        with self._use(sources) as (cursor, index, problems):
+            rows = _attempts(cursor, index, problems, "a.problem_id = ?", problem_id, k, kind)
+        return sorted(rows, key=lambda row: (row.attempt, row.position))
+
+    # -- artifacts ----------------------------------------------------------------------------------------------------
+
+    def artifact(self, ref: str) -> ArtifactPage:
+        """An artifact with what it was made from and what was made from it.
+
+        Args:
+            ref: its path, ``demo@3/attempts``, or at least 12 hex digits of its digest.
+
+        Raises:
+            FemError: there is none, or the digest's beginning is that of several.
+        """
+        everything = [manifest for record in self._records() for manifest in self.store.artifacts(record.name)]
+        manifest = self._named(ref, everything)
+        inputs = tuple((one, self._input(one)) for one in manifest.inputs)
+        consumers = tuple(
+            other
+            for other in everything
+            if other.source == manifest.artifact
+            or any((one.artifact, one.digest) == (manifest.artifact, manifest.digest) for one in other.inputs)
+        )
+        path = f"{reading.holder(manifest)}/{layout.COLLECTED}"
+        collected = manifest.location is None and self.store.root.size(path) is not None
+        return ArtifactPage(manifest, inputs, consumers, collected)
+
+    def _records(self) -> list[RunRecord]:
+        found = []
+        for name in self.store.root.children(layout.RUNS):
+            try:
+                record = self.store.run(name) if layout.is_run_name(name) else None
+            except FemError:
+                continue  # the list of runs says why
+            if record is not None:
+                found.append(record)
+        return found
+
+    def _named(self, ref: str, everything: list[Manifest]) -> Manifest:
+        if len(ref) >= 12 and not set(ref) - set("0123456789abcdef"):
+            found = [one for one in everything if one.digest.startswith(ref)]
+            own = [one for one in found if one.source is None] or found
+            if len({one.digest for one in own}) > 1:
+                raise FemError(f"Several artifacts have a digest that begins with {ref}. Give more of it.")
+            if own:
+                return own[0]
+            raise FemError(f"No artifact in {self.store.url} has the digest {ref}. Look for it in its run's list.")
+        path = parse(ref)
+        manifest = self.store.manifest(path)
+        if manifest is None:
+            raise FemError(f"There is no artifact {path} in {self.store.url}. Look for it in its run's list.")
+        return manifest
+
+    def _input(self, ref: InputRef) -> Manifest | None:
+        try:
+            found = self.store.manifest(parse(ref.artifact))
+        except FemError:  # a source outside of the store, or a manifest that cannot be read
+            return None
+        return found if found is not None and found.digest == ref.digest else None
+
+    # -- indexes ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, run: str) -> None:
+        """Make the indexes of a run that are not there yet, the last iteration's first.
+
+        Raises:
+            FemError: there is no such run, or a file does not hold.
+        """
+        record = self.store.existing_run(run)
+        for k in reversed(range(int(record.config["iterations"]) + 1)):
+            for kind in _KINDS:
+                sources = self._sources(record, k, kind)
+                if sources is not None:
+                    with self._use(sources):
+                        pass
+
+    @contextmanager
+    def _opened(self, run: str, iteration: int, kind: str) -> Iterator[tuple[Cursor, str, str | None]]:
+        if kind not in _KINDS:
+            raise FemError(f"There are no {kind!r} to show. Choose one of {', '.join(_KINDS)}.")
+        sources = self._sources(self.store.existing_run(run), iteration, kind)
+        if sources is None:
+            raise FemError(f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has.")
+        with self._use(sources) as opened:
+            yield opened
+
+    def _sources(self, record: RunRecord, k: int, kind: str) -> "_Sources | None":
+        if k < 0:
+            return None
+        manifest = self.store.manifest(layout.iteration(record.name, k, kind))
+        if manifest is None:
+            return None
+        verdicts = self.store.manifest(layout.iteration(record.name, k, "verdicts")) if kind == "attempts" else None
+        problems = next((self._input(ref) for ref in manifest.inputs if ref.role == "problems"), None)
+        return _Sources(record, manifest, verdicts, problems)
+
+    @contextmanager
+    def _use(self, sources: "_Sources") -> Iterator[tuple[Cursor, str, str | None]]:
+        """A cursor, the index of the attempts, and that of their problems where there are any."""
+        with ExitStack() as stack:
+            problems = None
+            if sources.problems is not None:
+                fill = partial(tables.problems, self.store, sources.problems)
+                problems = stack.enter_context(
+                    self._indexes.opened(fill, "problems", tables.VERSION, sources.problems.digest)
+                )[1]
+            fill = partial(
+                tables.attempts,
+                self.store,
+                sources.manifest,
+                sources.verdicts,
+                sources.problems,
+                sources.record.config,
+            )
+            cursor, index = stack.enter_context(self._indexes.opened(fill, "attempts", tables.VERSION, sources.key))
+            yield cursor, index, problems
+
+
+class _Sources:
+    """What the index of an artifact is made of."""
+
+    def __init__(
+        self, record: RunRecord, manifest: Manifest, verdicts: Manifest | None, problems: Manifest | None
+    ) -> None:
+        self.record, self.manifest, self.verdicts, self.problems = record, manifest, verdicts, problems
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides what the index holds."""
+        made_from = [one and one.digest for one in (self.manifest, self.verdicts, self.problems)]
+        return digest([made_from, self.record.config["prompts"]])
+
+
+def _attempts(
+    cursor: Cursor, index: str, problems: str | None, condition: str, value: Any, k: int, kind: str
+) -> list[Attempt]:
+    cursor.execute(
+        f"SELECT a.*, {_question(problems)} AS question FROM {index}.attempts a {_with(problems)} WHERE {condition}",
+        [value],
+    )
+    names = [column[0] for column in cursor.description or ()]
+    rows = (dict(zip(names, row, strict=True)) for row in cursor.fetchall())
+    return [_attempt(row, k, kind) for row in rows]
+
+
+def _attempt(row: dict[str, Any], k: int, kind: str) -> Attempt:
+    own = {name: row[name] for name in row if name in Attempt.__dataclass_fields__}
+    more = {name: value for name, value in row.items() if name not in own and name != "seed"}
+    return Attempt(**own, iteration=k, kind=kind, more=more)
+
+
+def _with(problems: str | None) -> str:
+    return "" if problems is None else f"LEFT JOIN {problems}.problems q ON q.problem_id = a.problem_id"
+
+
+def _question(problems: str | None) -> str:
+    return "''" if problems is None else "coalesce(q.question, '')"
+
+
+def _one(cursor: Cursor, sql: str, values: list[Any]) -> int:
+    return int(cursor.execute(sql, values).fetchall()[0][0])
+
+
+def _source(problems: dict[str, Any]) -> str:
+    """A problem set as people know it."""
+    if problems["source"] in ("reasoning_gym", "table"):
+        return str(problems.get("dataset") or problems.get("hub") or problems["source"])
+    return str(problems["source"])
