@@ -15,6 +15,7 @@ from cyclopts import App
 from fem_core.config import RunConfig, load_config
 from fem_core.errors import FemError, StoreAway
 from flows.commands.audit import audit
+from flows.commands.browse import browse
 from flows.commands.compare import compare
 from flows.commands.cp import cp
 from flows.commands.delete import delete
@@ -26,6 +27,7 @@ from flows.commands.lineage import lineage
 from flows.commands.ls import ls
 from flows.commands.options import DEFAULT_STORE, RunName, Set, StoreUrl
 from flows.commands.plan import plan
+from flows.commands.report import report
 from flows.commands.resume import resume
 from flows.commands.show import show
 from flows.commands.trace import trace
@@ -151,6 +153,8 @@ app.command(compare)
 app.command(audit)
 app.command(lineage)
 app.command(trace)
+app.command(browse)
+app.command(report)
 app.command(ls)
 app.command(cp)
 app.command(export)

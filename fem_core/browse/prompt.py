@@ -1,0 +1,115 @@
+"""The prompt of an attempt as the model saw it, with what it takes from the hint marked.
+
+Contract: rendered by the run's own code (``prompts.messages``) from its configuration and problems, and through the base
+model's chat template where its tokenizer is at hand. The template is wrapped, not the text searched, so that an answer
+which the question happens to contain is not taken for the hint.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from markupsafe import Markup
+
+from fem_core.audit.ledger import Ledger
+from fem_core.audit.tokenizer import NoTokenizer, load
+from fem_core.browse.marks import CLOSE, OPEN, hinted
+from fem_core.browse.rows import Attempt
+from fem_core.config import PromptsConfig
+from fem_core.errors import FemError
+from fem_core.hints import others
+from fem_core.problems.problem import Problem, from_table
+from fem_core.prompts import ChatTokens, Message, PromptKind, messages
+from fem_core.store import layout
+from fem_core.store.manifest import Manifest
+from fem_core.store.store import Store
+
+DRAWN = ("plain", "hinted")
+"""Kinds of attempts that a prompt drew; what is given saw none."""
+
+
+def chat(
+    config: Mapping[str, Any], problem: Problem, kind: str, exemplars: int, train: Sequence[Problem] = ()
+) -> list[Message]:
+    """The messages, hints between ``marks.OPEN`` and ``marks.CLOSE``.
+
+    Args:
+        config: the run's configuration.
+        train: all training problems, which hints with candidates need.
+
+    Raises:
+        FemError: the hint cannot be given.
+    """
+    shown = PromptsConfig.model_validate(config["prompts"])
+    known = others(shown, train, int(config["seed"]))
+    wrapped = shown.hinted
+    for name in ("{answer}", "{candidates}", "{solution}"):
+        wrapped = wrapped.replace(name, f"{OPEN}{name}{CLOSE}")
+    exact = messages(shown, problem, cast(PromptKind, kind), exemplars, known)
+    if any(mark in message["content"] for message in exact for mark in (OPEN, CLOSE)):
+        return exact
+    return messages(shown.model_copy(update={"hinted": wrapped}), problem, cast(PromptKind, kind), exemplars, known)
+
+
+def from_row(config: Mapping[str, Any], row: Attempt) -> list[Message] | None:
+    """The messages from what a page of many has at hand; None where a hint shows more than y*, or nothing was drawn.
+
+    A prompt holds the question with its choices, and of the rest of a problem only what the hint shows.
+    """
+    if row.prompt_kind not in DRAWN or not row.question:
+        return None
+    if row.prompt_kind == "hinted" and PromptsConfig.model_validate(config["prompts"]).hint != "answer":
+        return None
+    problem = Problem(row.problem_id, row.question, None, row.label, "text", None, "", None)
+    return chat(config, problem, row.prompt_kind, row.exemplars)
+
+
+def from_store(store: Store, config: Mapping[str, Any], row: Attempt, problems: Manifest) -> list[Message]:
+    """The messages of any attempt that was drawn. Reads the problems.
+
+    Args:
+        problems: the side that the problem is on.
+
+    Raises:
+        FemError: the problem is not there, or a file does not hold.
+    """
+    found = [problem for table in store.iter_tables(problems) for problem in from_table(table)]
+    mine = next((problem for problem in found if problem.problem_id == row.problem_id), None)
+    if mine is None:
+        raise FemError(f"The problem {row.problem_id} is not in {problems.artifact}. Audit the run: fem audit.")
+    return chat(config, mine, row.prompt_kind, row.exemplars, found)
+
+
+def marked(chat_: Sequence[Message]) -> list[tuple[str, Markup]]:
+    """Role and content of each message."""
+    return [(message["role"], hinted(message["content"])) for message in chat_]
+
+
+def tokenizer(store: Store, run: str, cache: Path) -> ChatTokens | str:
+    """The run's tokenizer, or why there is none. Takes seconds: imports transformers."""
+    ledger = Ledger(store)
+    model = ledger.manifest(layout.model(run))
+    if model is None:
+        return "the base model has no manifest here"
+    for manifest in store.artifacts(run):
+        if manifest.kind == "checkpoint":
+            ledger.manifest(manifest.artifact)  # a checkpoint holds the same files
+    try:
+        return load(ledger, model, cache)
+    except NoTokenizer as error:
+        return str(error)
+
+
+def rendered(tokens: ChatTokens, chat_: Sequence[Message]) -> Markup:
+    """The text that the tokenizer was given. Marks stay where the template leaves texts as they are."""
+    exact = tokens.text([_bare(message) for message in chat_])
+    with_marks = tokens.text(chat_)
+    return hinted(with_marks if _without(with_marks) == exact else exact)
+
+
+def _bare(message: Message) -> Message:
+    return {"role": message["role"], "content": _without(message["content"])}
+
+
+def _without(text: str) -> str:
+    return text.replace(OPEN, "").replace(CLOSE, "")

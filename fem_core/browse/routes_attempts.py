@@ -1,0 +1,223 @@
+"""Pages for readers: the attempts of an iteration, one of them whole, one problem through time; and them as files."""
+
+from collections.abc import Iterator
+from itertools import chain
+from threading import Lock
+from typing import Annotated, Any
+
+import pyarrow as pa
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse, StreamingResponse
+from markupsafe import Markup
+
+from fem_core.browse import exporting, prompt
+from fem_core.browse.asked import (
+    AskedAttempts,
+    AskedExport,
+    AttemptIndex,
+    Iteration,
+    Kind,
+    ProblemId,
+    RunName,
+)
+from fem_core.browse.figures import ordered_verdicts
+from fem_core.browse.filters import Filter, words
+from fem_core.browse.library import Library
+from fem_core.browse.marks import difference, shortened
+from fem_core.browse.pages import Pages
+from fem_core.browse.rows import Attempt
+from fem_core.errors import FemError
+from fem_core.filter.verdict import ACCEPTED
+from fem_core.model import default_cache
+from fem_core.prompts import ChatTokens, Message
+from fem_core.schemas import ATTEMPTS
+from fem_core.store import layout
+
+SIZE = 20
+"""Attempts on a page."""
+
+SORTS = (
+    ("position", "as drawn"),
+    ("-position", "as drawn, last first"),
+    ("problem", "by problem"),
+    ("length", "shortest first"),
+    ("-length", "longest first"),
+    ("logprob", "least likely first"),
+    ("-logprob", "most likely first"),
+    ("verdict", "by verdict"),
+)
+"""Orders of the library, in words."""
+
+
+def router(library: Library, pages: Pages) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/runs/{run}")
+    tokenizers = _Tokenizers(library)
+
+    @routes.get("/iterations/{iteration}/attempts", response_class=HTMLResponse)
+    def attempts(run: RunName, iteration: Iteration, asked: Annotated[AskedAttempts, Query()]) -> str:
+        """The attempts that a filter lets through, to be read."""
+        chosen = asked.filter()
+        record = library.store.existing_run(run)
+        found = library.attempts(run, iteration, chosen, asked.sort, asked.page, SIZE, asked.kind)
+        values = asked.model_dump(exclude_none=True, exclude_defaults=True)
+
+        def turned(by: int) -> str | None:
+            there = 1 <= found.page + by <= found.pages
+            return pages.links.attempts(run, iteration, **(values | {"page": found.page + by})) if there else None
+
+        there = library.values(run, iteration, asked.kind)
+        narrow = chosen.__dict__.items()
+        return pages.render(
+            "attempts.html",
+            run=run,
+            iteration=iteration,
+            beside=[k for k in (iteration - 1, iteration + 1) if _is_there(library, run, k, asked.kind)],
+            kind=asked.kind,
+            chosen=asked,
+            sort=asked.sort,
+            sorts=SORTS,
+            verdicts=ordered_verdicts([*there["verdict"], *([asked.verdict] if asked.verdict else [])]),
+            narrowed=any(value is not None for name, value in narrow if name not in ("text", "verdict", "prompt_kind")),
+            found=found,
+            words=words(chosen.text),
+            prompts=prompts_of(record.config, found.rows),
+            previous_page=turned(-1),
+            next_page=turned(1),
+            exports={
+                name: pages.links.export(run, iteration, **(values | {"format": name, "page": None, "sort": None}))
+                for name in exporting.MEDIA
+            },
+        )
+
+    @routes.get("/iterations/{iteration}/attempts/{problem_id}/{attempt}", response_class=HTMLResponse)
+    def attempt(
+        run: RunName, iteration: Iteration, problem_id: ProblemId, attempt: AttemptIndex, kind: Kind = "attempts"
+    ) -> str:
+        """One attempt, whole, with its prompt."""
+        found = library.attempts(run, iteration, Filter(problem_id=problem_id), "problem", 1, 200, kind)
+        row = next((one for one in found.rows if one.attempt == attempt), None)
+        if row is None:
+            raise FemError(f"There is no attempt {attempt} at {problem_id} in iteration {iteration} of {run!r}.")
+        chat, trouble = _chat(library, run, row)
+        exact: Markup | None = None
+        if chat:
+            tokens = tokenizers.of(run)
+            if isinstance(tokens, ChatTokens):
+                exact = prompt.rendered(tokens, chat)
+            else:
+                trouble = f"the tokenizer is not here ({tokens})"
+        return pages.render(
+            "attempt.html",
+            run=run,
+            row=row,
+            exact=exact,
+            chat=prompt.marked(chat) if chat else None,
+            trouble=trouble,
+            hinted=row.prompt_kind == "hinted",
+            artifact=layout.iteration(run, iteration, kind),
+        )
+
+    @routes.get("/iterations/{iteration}/export")
+    def export(run: RunName, iteration: Iteration, asked: Annotated[AskedExport, Query()]) -> StreamingResponse:
+        """The attempts that a filter lets through, as a file."""
+        batches = library.export(run, iteration, asked.filter(), asked.kind)
+        first = next(batches, None)  # what does not hold is said before the file begins
+        everything: Iterator[pa.RecordBatch] = batches if first is None else chain([first], batches)
+        if asked.format == "jsonl":
+            body = exporting.jsonl(everything)
+        else:
+            body = exporting.parquet(first.schema if first is not None else ATTEMPTS, everything)
+        name = f"{run}-{iteration}-{asked.kind}.{asked.format}"
+        return StreamingResponse(
+            body,
+            media_type=exporting.MEDIA[asked.format],
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    @routes.get("/problems/{problem_id}", response_class=HTMLResponse)
+    def problem(
+        run: RunName,
+        problem_id: ProblemId,
+        old: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+        new: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    ) -> str:
+        """One problem through time, and two of its rationales with what has changed between them."""
+        rows = library.problem(run, problem_id)
+        left, right = _two(rows, old, new)
+        pair: list[tuple[Attempt, Markup]] = []
+        if left != right:
+            texts = difference(shortened(rows[left].text), shortened(rows[right].text))
+            pair = list(zip((rows[left], rows[right]), texts, strict=True))
+        return pages.render(
+            "problem.html",
+            run=run,
+            problem_id=problem_id,
+            rows=rows,
+            first=_first(rows),
+            pair=pair,
+            old=left,
+            new=right,
+        )
+
+    return routes
+
+
+def prompts_of(config: Any, rows: tuple[Attempt, ...]) -> dict[str, list[tuple[str, Markup]]]:
+    """The messages that drew these attempts, by attempt id, where a page of many can say them."""
+    found = {row.id: prompt.from_row(config, row) for row in rows}
+    return {name: prompt.marked(chat) for name, chat in found.items() if chat}
+
+
+class _Tokenizers:
+    """The runs' tokenizers, or why there are none: each loaded once."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._found: dict[str, ChatTokens | str] = {}
+        self._lock = Lock()
+
+    def of(self, run: str) -> ChatTokens | str:
+        """The run's."""
+        model = self._library.store.manifest(layout.model(run))
+        name = run if model is None else model.digest
+        with self._lock:
+            if name not in self._found:
+                self._found[name] = prompt.tokenizer(self._library.store, run, default_cache())
+            return self._found[name]
+
+
+def _chat(library: Library, run: str, row: Attempt) -> tuple[list[Message] | None, str]:
+    """The messages, or why there are none."""
+    if row.prompt_kind not in prompt.DRAWN:
+        return None, "It was given, not drawn: no prompt was shown"
+    config = library.store.existing_run(run).config
+    problems = library.store.manifest(layout.problems(run, "train" if row.kind == "attempts" else "test"))
+    if problems is None:
+        return None, "Its problems are not in the store"
+    try:
+        return prompt.from_row(config, row) or prompt.from_store(library.store, config, row, problems), ""
+    except FemError as error:
+        return None, str(error).rstrip(".")
+
+
+def _two(rows: list[Attempt], old: int | None, new: int | None) -> tuple[int, int]:
+    """Which two to set side by side: the first and the last accepted, where nobody says."""
+    last = len(rows) - 1
+    accepted = [i for i, row in enumerate(rows) if row.verdict == ACCEPTED]
+    left = (accepted[0] if len(accepted) > 1 else 0) if old is None else min(old, last)
+    right = (accepted[-1] if len(accepted) > 1 else last) if new is None else min(new, last)
+    return left, right
+
+
+def _first(rows: list[Attempt]) -> str:
+    """When it was first solved, and how."""
+    solved = next((row for row in rows if row.verdict == ACCEPTED), None)
+    if solved is None:
+        return f"Not solved in {len(rows)} attempts."
+    how = {"plain": "a plain prompt", "hinted": "a hinted prompt"}.get(solved.prompt_kind, "a given completion")
+    return f"First solved in iteration {solved.iteration}, by {how}."
+
+
+def _is_there(library: Library, run: str, k: int, kind: str) -> bool:
+    return k >= 0 and library.store.manifest(layout.iteration(run, k, kind)) is not None

@@ -1,0 +1,274 @@
+"""The browser's pages over real stores: what they show, where they lead, what they refuse, and hostile texts."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import schemathesis
+from hostile_run import MARK, SCRIPT, TEXTS, make_hostile_run
+from hypothesis import HealthCheck, given, settings
+from made_run import made_config, make_run
+from schemathesis.checks import content_type_conformance, not_a_server_error, status_code_conformance
+from starlette.testclient import TestClient
+
+from fem_core.browse.alone import report
+from fem_core.browse.app import application, web
+from fem_core.browse.library import Library
+from fem_core.browse.security import HEADERS, check_token
+from fem_core.errors import FemError
+from fem_core.store.store import Store
+
+HOME = "http://127.0.0.1:8765"
+TOKEN = "a-token-of-some-length"
+SIGN_IN = "/sign-in"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """Two runs to compare and a hostile one."""
+    folder = tmp_path_factory.mktemp("browse")
+    store = Store.open(str(folder / "store"))
+    make_run(store)
+    make_run(store, made_config("other", seed=3, train={"learning_rate": 3e-5}), wrong=7)
+    make_hostile_run(store)
+    found = Library(store.url, folder / "cache")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(library: Library) -> TestClient:
+    return TestClient(application(library), base_url=HOME)
+
+
+class Page(HTMLParser):
+    """Tags, links and ids of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    @property
+    def links(self) -> list[str]:
+        return [str(attributes["href"]) for tag, attributes in self.tags if tag == "a"]
+
+
+def text(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def test_every_link_from_the_start_leads_to_a_page(client: TestClient) -> None:
+    todo, seen = ["/"], set[str]()
+    while todo:
+        address = todo.pop()
+        if address in seen:
+            continue
+        seen.add(address)
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value, f"{name} of {address}"
+        if not answer.headers["content-type"].startswith("text/html"):
+            continue
+        page = Page(answer.text)
+        for tag, attributes in page.tags:
+            assert "style" not in attributes and not any(name.startswith("on") for name in attributes), address
+            for name in ("src", "href", "action"):
+                assert (attributes.get(name) or "/").startswith(("/", "#")), f"{tag} of {address} leads elsewhere"
+            assert tag != "script" or attributes == {"src": "/static/browse.js", "defer": None}
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids)), f"an id stands twice on {address}"
+        todo += [link for link in page.links if not link.startswith("#") and "old=" not in link]
+    kinds = ("/runs/made", "/iterations/2/attempts", "/problems/", "/artifacts/", "format=parquet", "kind=predictions")
+    assert all(any(kind in address for address in seen) for kind in kinds)
+
+
+def test_the_runs_are_filtered_sorted_and_compared(client: TestClient) -> None:
+    names = [re.findall(r'name="run" value="(\w+)"', client.get(f"/runs?{query}").text) for query in ("", "sort=-name")]
+    assert names == [["hostile", "made", "other"], ["other", "made", "hostile"]]
+    assert re.findall(r'name="run" value="(\w+)"', client.get("/runs?text=oth&state=finished").text) == ["other"]
+    assert "No run is like this" in client.get("/runs?scheme=pps").text
+
+    page = text(client.get("/compare?run=made&run=other").text)
+    assert "train.learning_rate" in page and "3e-05" in page and "sample.temperature" not in page
+    assert "made → other 2 4" in page, "the last iteration that both have scored, and its problems"
+    assert client.get("/compare?run=made").status_code == 404
+
+
+def test_a_run_shows_figures_verdicts_lineage_and_configuration(client: TestClient) -> None:
+    html = client.get("/runs/made").text
+    page = Page(html)
+    assert "/runs/made/iterations/1/attempts?verdict=wrong_answer" in page.links
+    assert "/artifacts/runs/made/iteration=002/checkpoint" in page.links
+    assert "Iteration 2 scores 0.500 on 4 held-out problems" in html and "problems_per_part: 4" in html
+
+
+def test_attempts_are_filtered_searched_and_paged(client: TestClient) -> None:
+    place = "/runs/made/iterations/1/attempts"
+    everything = client.get(place).text
+    assert "13 attempts" in text(everything) and everything.count("<article") == 13
+    wrong = client.get(f"{place}?verdict=wrong_answer&min_length=&sort=-position").text
+    assert "3 attempts" in text(wrong) and "Dropped: answered" in text(wrong)
+    assert "<mark>gives</mark> the <mark>sum</mark>" in client.get(f"{place}?text=SUM+gives").text
+    assert "None is like this" in client.get(f"{place}?text=elephant").text
+    hinted = client.get(f"{place}?prompt_kind=hinted").text
+    assert '<mark class="hint" title="the hint">1' in hinted or '<mark class="hint" title="the hint">' in hinted
+    assert 'class="hint"' not in client.get(f"{place}?prompt_kind=plain").text
+    for query in ("min_length=x", "page=0", "page=x", "min_leak=nan", "kind=checkpoint", f"text={'x' * 501}"):
+        answer = client.get(f"{place}?{query}")
+        assert answer.status_code == 422 and "This cannot be asked" in answer.text, query
+    assert client.get(f"{place}?sort=nonsense").status_code == 404
+
+
+def test_the_export_is_what_the_filter_shows(client: TestClient) -> None:
+    place = "/runs/made/iterations/1/export?verdict=wrong_answer"
+    table = pq.read_table(io.BytesIO(client.get(f"{place}&format=parquet").content))
+    answer = client.get(f"{place}&format=jsonl")
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert rows == table.to_pylist() and [row["verdict"] for row in rows] == ["wrong_answer"] * 3
+    assert 'filename="made-1-attempts.jsonl"' in answer.headers["content-disposition"]
+    nothing = client.get("/runs/made/iterations/1/export?verdict=none").content
+    assert pq.read_table(io.BytesIO(nothing)).num_rows == 0
+    assert client.get("/runs/made/iterations/9/export").status_code == 404
+
+
+def test_a_problem_through_time_marks_what_has_changed(client: TestClient, library: Library) -> None:
+    row = next(one for one in library.attempts("made", 1).rows if one.verdict == "wrong_answer")
+    page = client.get(f"/runs/made/problems/{row.problem_id}").text
+    assert "First solved in iteration 1, by a hinted prompt" in page
+    assert "<del>1</del>" in page and "<ins>2</ins>" in page, "each text names its iteration"
+    swapped = client.get(f"/runs/made/problems/{row.problem_id}?old=3&new=1").text
+    assert "<del>2</del>" in swapped and "<ins>1</ins>" in swapped
+
+
+def test_an_artifact_says_what_it_is_and_gives_code_that_reads_it(client: TestClient, library: Library) -> None:
+    manifest = library.artifact("made@1/attempts").manifest
+    page = client.get("/artifacts/made@1/attempts").text
+    assert client.get(f"/artifacts/{manifest.digest}").text == page, "a digest names it as well"
+    assert "13 rows in 3 files" in page and "/artifacts/runs/made/iteration=001/verdicts" in page
+    blocks = [
+        re.sub(r"&#39;", "'", block).replace("&#34;", '"')
+        for block in re.findall(r"<pre data-copy>(.*?)</pre>", page, re.S)
+    ]
+    duckdb, arrow = blocks[0], blocks[1]
+    for code, said in ((duckdb, "problem_id"), (arrow, "13 ['problem_id'")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert said in done.stdout, done.stderr
+
+    assert "have the SHA-256" in client.get("/artifacts/made@2/rationales?check=true").text
+    for ref in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "runs/made/run.json", "/etc/passwd", "runs/../secret/x"):
+        assert client.get(f"/artifacts/{ref}").status_code == 404, ref
+
+
+def test_a_damaged_artifact_is_said_not_to_hold(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, iterations=1)
+    part = tmp_path / "store/runs/made/iteration=001/attempts/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    client = TestClient(application(Library(store.url, tmp_path / "cache")), base_url=HOME)
+    assert "It does not hold" in client.get("/artifacts/made@1/attempts?check=true").text
+    answer = client.get("/runs/made/iterations/1/attempts")
+    assert answer.status_code == 500 and "part-00000.parquet" in answer.text and "Traceback" not in answer.text
+
+
+def test_hostile_texts_are_shown_as_text(client: TestClient, library: Library) -> None:
+    problem = library.attempts("hostile", 1).rows[0].problem_id
+    place = "/runs/hostile/iterations/1/attempts"
+    pages = [
+        client.get(address).text
+        for address in (
+            *("/runs", "/runs/hostile", place, f"{place}?text=%3Cscript%3E", f"{place}?label=%22%3E{SCRIPT}"),
+            *(f"/runs/hostile/problems/{problem}?old=0&new={n}" for n in range(1, len(TEXTS))),
+            *(f"{place}/{problem}/{n}" for n in range(len(TEXTS))),
+            *("/artifacts/runs/hostile/problems/train", "/artifacts/runs/hostile/iteration=001/attempts"),
+        )
+    ]
+    assert sum(MARK in page for page in pages) >= 12
+    for page in (*pages, report(library, "hostile", 10)):
+        tags = Page(page).tags
+        assert all(attributes.get("src") == "/static/browse.js" for tag, attributes in tags if tag == "script")
+        assert not {"iframe", "img", "b1"} & {tag for tag, _ in tags}
+        assert not any(character in page for character in "\x00\x1b\u202e\u200b")
+        assert "1337" not in page, "templates in texts are not run"
+    assert len(pages[2]) < 400_000, "long texts are cut on a page of many"
+    assert "x" * 1_200_000 in pages[-3 - 1] or any("x" * 1_200_000 in page for page in pages), "and whole on their own"
+    assert library.attempts("hostile", 1).total == len(TEXTS), "nothing was dropped"
+
+
+def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
+    assert client.get("/runs", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/runs", headers={"host": "127.0.0.1.evil.example:8765"}).status_code == 400
+    assert client.get("/runs", headers={"host": "[::1]:8765"}).status_code == 200
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        assert client.post("/runs/made/annotations", headers={"origin": origin}).status_code == 403
+    assert client.post("/runs/made/annotations").status_code == 403, "browsers say where a form comes from"
+
+
+def test_a_server_for_others_needs_its_token(library: Library) -> None:
+    for host, token in (("0.0.0.0", None), ("192.168.1.2", None), ("127.0.0.1", "short"), ("::", None)):
+        with pytest.raises(FemError):
+            check_token(host, token)
+    for host in ("127.0.0.1", "localhost", "::1"):
+        check_token(host, None)
+
+    client = TestClient(application(library, TOKEN), base_url="http://reader.example", follow_redirects=False)
+    html = {"accept": "text/html"}
+    assert client.get("/runs", headers=html).headers["location"] == SIGN_IN
+    for address in ("/runs", "/openapi.json", "/runs/made/iterations/1/export", "/static/../runs"):
+        assert client.get(address).status_code == 401, address
+    assert client.get("/static/browse.css").status_code == 200
+    assert client.get("/runs", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert client.get("/runs", headers={"authorization": f"Bearer {TOKEN}x"}).status_code == 401
+    same = {"origin": "http://reader.example"}
+    assert client.post(SIGN_IN, data={"token": "wrong"}, headers=same).status_code == 403
+    assert client.post(SIGN_IN, data={"token": TOKEN}, headers={"origin": "http://evil.example"}).status_code == 403
+    answer = client.post(SIGN_IN, data={"token": TOKEN}, headers=same)
+    cookie = answer.headers["set-cookie"]
+    assert answer.status_code == 303 and TOKEN not in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert client.get("/runs").status_code == 200, "signed in"
+    assert (
+        TestClient(application(library, TOKEN), base_url="http://reader.example", cookies=client.cookies)
+        .get("/runs")
+        .status_code
+        == 401
+    ), "another server does not know the session"
+
+
+def test_a_report_stands_alone(library: Library) -> None:
+    html = report(library, "made", 5)
+    page = Page(html)
+    assert not [tag for tag, attributes in page.tags if tag in ("script", "link", "img") or "src" in attributes]
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert page.links and all(link.startswith("#") and link[1:] in ids for link in page.links)
+    assert html.count("<article") == 10 and "default-src 'none'; style-src 'sha256-" in html
+
+
+def test_any_request_gets_an_answer_that_the_openapi_describes(library: Library) -> None:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", web(library)[0])
+    tried = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(
+            max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        )
+        @given(case=operation.as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(
+                checks=[not_a_server_error, status_code_conformance, content_type_conformance], base_url=HOME
+            )
+
+        ask()
+        tried.append(operation.label)
+    assert len(tried) >= 7
