@@ -1,0 +1,172 @@
+"""The browser's pages in a real Chromium: keys, the content security policy, accessibility, narrow and wide, light and dark."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from hostile_run import MARK, TEXTS, make_hostile_run
+from made_run import make_run
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from deployments.screenshot import ARGUMENTS, CHROMIUM
+from fem_core.browse.alone import report
+from fem_core.browse.app import application
+from fem_core.browse.library import Library
+from fem_core.store.store import Store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason=f"there is no {CHROMIUM}: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    folder = tmp_path_factory.mktemp("browser")
+    store = Store.open(str(folder / "store"))
+    make_run(store)
+    make_hostile_run(store)
+    found = Library(store.url, folder / "cache")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def home(library: Library) -> Iterator[str]:
+    """A server's address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application(library), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def opened(chromium: Browser, home: str, width: int = 1440, scheme: str = "light") -> tuple[Page, list[str]]:
+    """A page, and what its console says: a broken policy above all."""
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=home)  # type: ignore[arg-type]
+    page, said = context.new_page(), list[str]()
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    return page, said
+
+
+def places(library: Library) -> list[str]:
+    row = library.attempts("made", 1).rows[1]
+    return [
+        "/runs",
+        "/runs/made",
+        "/runs/made/iterations/1/attempts?text=numbers&min_length=1",
+        f"/runs/made/iterations/1/attempts/{row.problem_id}/1",
+        f"/runs/made/problems/{row.problem_id}",
+        "/artifacts/made@1/attempts",
+        "/compare?run=made&run=hostile",
+        "/runs/nowhere",
+        "/sign-in",
+    ]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (360, "dark")])
+def test_pages_are_accessible_fit_the_screen_and_keep_to_their_policy(
+    chromium: Browser, home: str, library: Library, width: int, scheme: str
+) -> None:
+    page, said = opened(chromium, home, width, scheme)
+    for place in places(library):
+        page.goto(place)
+        for details in page.locator("details").all():
+            details.evaluate("one => { one.open = true }")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"{place} is {wide} pixels too wide at {width}"
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{place}: {found.generate_report()}"
+    assert [one for one in said if "404 (Not Found)" not in one] == [], "but for the page that is not there"
+    page.context.close()
+
+
+def test_a_reader_needs_no_mouse(chromium: Browser, home: str, library: Library) -> None:
+    page, said = opened(chromium, home)
+    page.goto("/runs/made/iterations/1/attempts")
+    names = page.locator("[data-item]").evaluate_all("all => all.map(one => one.id)")
+    focused = "document.activeElement.id"
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.evaluate(focused) == names[1]
+    page.keyboard.press("k")
+    assert page.evaluate(focused) == names[0]
+    page.keyboard.press("?")
+    assert page.locator("dialog#keys").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog#keys").is_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("gives j")
+    assert page.evaluate("document.activeElement.value") == "gives j", "keys are letters while somebody types"
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**text=gives*")
+    assert page.locator("mark").first.inner_text() == "gives"
+    page.goto("/runs")
+    for _ in range(40):  # the way of the Tab key to the first run
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "made":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/runs/made")
+    assert said == []
+    page.context.close()
+
+
+def test_hostile_texts_do_nothing_in_a_browser(chromium: Browser, home: str, library: Library, tmp_path: Path) -> None:
+    page, said = opened(chromium, home)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    problem = library.attempts("hostile", 1).rows[0].problem_id
+    alone = tmp_path / "hostile.html"
+    alone.write_text(report(library, "hostile", 10), encoding="utf-8")
+    place = "/runs/hostile/iterations/1/attempts"
+    for address in ("/runs/hostile", place, f"{place}/{problem}/0", f"{place}/{problem}/3", alone.as_uri()):
+        page.goto(address)
+        assert MARK not in page.title()
+        assert page.locator("iframe, img, article script").count() == 0
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"{address} is {wide} pixels too wide"
+    page.goto(place)
+    assert page.locator("article").count() == len(TEXTS), "no text ends an article"
+    assert all(url.startswith((home, "file://")) for url in asked)
+    assert said == [], "nothing even tried"
+    page.context.close()
+
+
+def test_pages_work_without_javascript(chromium: Browser, home: str) -> None:
+    context = chromium.new_context(java_script_enabled=False, base_url=home)
+    page = context.new_page()
+    page.goto("/runs")
+    page.get_by_label("Compare made").check()
+    page.get_by_label("Compare hostile").check()
+    page.get_by_role("button", name="Compare the selected").click()
+    assert page.title().startswith("Compare")
+    page.goto("/runs/made")
+    page.get_by_role("link", name="1: 3 wrong_answer").click()
+    assert page.locator("article").count() == 3
+    page.get_by_label("The text holds").fill("elephant")
+    page.get_by_role("button", name="Show").click()
+    assert page.get_by_text("None is like this").is_visible()
+    context.close()
