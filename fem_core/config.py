@@ -7,6 +7,7 @@ Importing this loads neither torch, vllm nor prefect.
 """
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -191,6 +192,9 @@ class FilterConfig(Section):
     """Which attempts become rationales. With the defaults this is the paper's filter: the answer is right. The filters
     come in the order of these fields; the first one that rejects an attempt gives its verdict."""
 
+    annotations: str | None = Field(None, json_schema_extra=ADDED)
+    """Reject what people annotated as bad or leaked (verdict ``annotated``): ``demo@12`` is what was said of attempts of
+    the run ``demo`` in the same store, up to version 12. An attempt is known by its problem and its text."""
     min_rationale_words: int = Field(0, ge=0)
     """Reject accepted attempts with fewer words before the answer line (verdict ``too_short``)."""
     max_rationale_words: int | None = Field(None, ge=1, json_schema_extra=ADDED)
@@ -219,6 +223,13 @@ class FilterConfig(Section):
     """Keep at most this many rationales per iteration (verdict ``over_size``): a random subset that the draws' own seeds
     decide, so equal draws give the same one. Control arms keep one fixed subset, chosen by problem id, in all iterations
     and under all seeds. Utilization then counts the problems that are left."""
+
+    @field_validator("annotations")
+    @classmethod
+    def _annotations_are_of_a_version(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[1-9][0-9]{0,6}", name):
+            raise ValueError("annotations are named by run and version, such as demo@12, as fem browse shows it")
+        return name
 
     @model_validator(mode="after")
     def _bounds_leave_room(self) -> "FilterConfig":

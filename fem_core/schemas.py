@@ -107,6 +107,22 @@ RATIONALES = pa.schema(
     ]
 )
 
+ANNOTATIONS = pa.schema(
+    [
+        _column("iteration", pa.int32(), "The iteration whose attempt it is, from 1."),
+        _column("problem_id", pa.string(), "The problem."),
+        _column("attempt", pa.int32(), "Index of the draw."),
+        _column(
+            "text_sha256", pa.string(), "SHA-256 of the attempt's text, by which it is known again: 64 hex digits."
+        ),
+        _column("value", pa.string(), "good, bad, leaked, or none, which takes back what was said."),
+        _column("comment", pa.string(), "Why; may be empty."),
+        _column("author", pa.string(), "Who says so, as they call themselves."),
+        _column("time", pa.string(), "When, ISO 8601, UTC."),
+    ]
+)
+"""What people say of attempts; the last row of an attempt counts."""
+
 TRAINING_LOG = pa.schema(
     [
         _column("step", pa.int32(), "Optimizer step within the iteration, from 1."),
@@ -174,6 +190,7 @@ TABLES = {
     "predictions": ATTEMPTS,
     "verdicts": VERDICTS,
     "rationales": RATIONALES,
+    "annotations": ANNOTATIONS,
     "training_log": TRAINING_LOG,
     "diagnostics": DIAGNOSTICS,
 }

@@ -144,9 +144,9 @@ class _Walk:
         return self._add(f"{label} · {k}", todo, None, layout.iteration(self._name, k, kind))
 
     def _filter(self, k: int, problems: Manifest, attempts: Manifest | None) -> Manifest | None:
-        made = None
+        made, said = None, filter_task.annotated(self._store, self._config)
         for kind in ("verdicts", "rationales"):
-            todo = filter_task.work(self._name, self._config, k, kind, problems, attempts) if attempts else None
+            todo = filter_task.work(self._name, self._config, k, kind, problems, attempts, said) if attempts else None
             made = self._add(f"filter · {k}", todo, None, layout.iteration(self._name, k, kind))
         return made
 

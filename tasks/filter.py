@@ -4,24 +4,48 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from fem_core import annotations
 from fem_core.config import RunConfig, identity_of
 from fem_core.filter.rationales import VERSION, Filtered, filter_attempts
 from fem_core.problems.problem import from_table
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
+from fem_core.store.store import Store
 from tasks import metrics, step
 
 
-def work(run_name: str, config: RunConfig, k: int, kind: str, problems: Manifest, attempts: Manifest) -> step.Work:
-    """The verdicts or rationales of iteration k, by identity."""
+def work(
+    run_name: str,
+    config: RunConfig,
+    k: int,
+    kind: str,
+    problems: Manifest,
+    attempts: Manifest,
+    said: Manifest | None = None,
+) -> step.Work:
+    """The verdicts or rationales of iteration k, by identity.
+
+    Args:
+        said: the version that ``filter.annotations`` names, where it names one.
+    """
+    spoken = () if said is None else (step.input_of("annotations", said),)
     return step.Work(
         kind=kind,
         artifact=layout.iteration(run_name, k, kind),
         step="filter",
         version=VERSION,
         config={"kind": kind, "filter": identity_of(config.filter), "prompts": identity_of(config.prompts)},
-        inputs=(step.input_of("problems", problems), step.input_of("attempts", attempts)),
+        inputs=(step.input_of("problems", problems), step.input_of("attempts", attempts), *spoken),
     )
+
+
+def annotated(store: Store, config: RunConfig) -> Manifest | None:
+    """The version that ``filter.annotations`` names; None where it names none.
+
+    Raises:
+        FemError: it is not in the store.
+    """
+    return None if config.filter.annotations is None else annotations.named(store, config.filter.annotations)
 
 
 @task(
@@ -39,8 +63,9 @@ async def filter_(run: step.Run, k: int, problems: Manifest, attempts: Manifest)
     Returns:
         The manifest of the rationales; its stats hold ``utilization`` and the count of each verdict.
     """
-    todo = work(run.name, run.config, k, "rationales", problems, attempts)
-    beside = work(run.name, run.config, k, "verdicts", problems, attempts)
+    said = await step.in_store_thread(annotated, run.store, run.config)
+    todo = work(run.name, run.config, k, "rationales", problems, attempts, said)
+    beside = work(run.name, run.config, k, "verdicts", problems, attempts, said)
     label = f"filter · {k}"
     if (done := await step.find(run, todo)) is not None:
         step.reused(label, done)
@@ -49,7 +74,8 @@ async def filter_(run: step.Run, k: int, problems: Manifest, attempts: Manifest)
 
     def decide() -> Filtered:
         known = from_table(run.store.read_table(problems))
-        return filter_attempts(known, run.store.iter_tables(attempts), run.config.filter, run.config.prompts)
+        words = [] if said is None else annotations.read(run.store, said)
+        return filter_attempts(known, run.store.iter_tables(attempts), run.config.filter, run.config.prompts, words)
 
     result = await step.in_store_thread(decide)
     for what, table in ((beside, result.verdicts), (todo, result.rationales)):

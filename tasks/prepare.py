@@ -28,6 +28,7 @@ from fem_core.store.deletion import refuse_deleted
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
 from fem_core.store.store import Store
 from tasks import estimate, step
+from tasks.filter import annotated
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ async def prepare(run: step.Run) -> Prepared:
     known = await step.in_store_thread(known_problems, run.store, run.name, run.config, run.record)
     problems, lengths, shown = await step.in_store_thread(check, run.config, here, known)
     await step.in_store_thread(refuse_seen, run.store, run.record, problems.test, init)
+    await step.in_store_thread(annotated, run.store, run.config)
     run.record = await step.in_store_thread(run.store.create_run, record)
     inputs = tuple(InputRef(role=name, artifact=name, digest=value) for name, value in sorted(problems.inputs.items()))
     figures = profiles(problems.train, problems.test)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core import annotations
 from fem_core.config import RunConfig, parse_config
 from fem_core.digest import derive_seed
 from fem_core.evaluate.score import score
@@ -115,9 +116,11 @@ def make_run(
                 seeds={"run": config.seed},
                 engine={"weights": checkpoint.digest, "dtype": "float32"},
             )
-        filtered = filter_attempts(sides["train"], tables, config.filter, config.prompts)
+        said = filter_task.annotated(store, config)
+        words = [] if said is None else annotations.read(store, said)
+        filtered = filter_attempts(sides["train"], tables, config.filter, config.prompts, words)
         for kind, table in (("verdicts", filtered.verdicts), ("rationales", filtered.rationales)):
-            todo = filter_task.work(name, config, k, kind, split["train"], attempts)
+            todo = filter_task.work(name, config, k, kind, split["train"], attempts, said)
             file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
             rationales = commit(todo, [file], filtered.stats)
         todo = train.work(name, config, k, rationales, model if config.train.init == "base" else checkpoint)

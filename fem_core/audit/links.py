@@ -122,9 +122,21 @@ def _inputs(ledger: Ledger, manifest: Manifest, place: str) -> Iterator[Finding]
     for role, kinds in _ROLES.get(manifest.kind, {}).items():
         if role not in roles and not (role == "checkpoint" and given_by(manifest.step.config) is not None):
             yield Finding("broken", place, layout.MANIFEST, f"input {role}", f"an input of kind {kinds[0]}", "none")
+    filters = manifest.step.config.get("filter")
+    said = filters.get("annotations") if isinstance(filters, dict) and manifest.step.name == "filter" else None
+    there = roles.get("annotations")
+    if (there is None) != (said is None) or (there is not None and _version(there.artifact) != said):
+        found = "none" if there is None else there.artifact
+        yield Finding("broken", place, layout.MANIFEST, "input annotations", str(said), found)
     for ref in manifest.inputs:
         if in_store(ref.artifact):
             yield from _input(ledger, manifest, place, ref)
+
+
+def _version(artifact: str) -> str:
+    """``runs/demo/annotations/0000012`` as ``filter.annotations`` names it: ``demo@12``."""
+    found = re.fullmatch(r"runs/([^/]+)/annotations/0*(\d+)", artifact)
+    return artifact if found is None else f"{found[1]}@{found[2]}"
 
 
 def _input(ledger: Ledger, manifest: Manifest, place: str, ref: InputRef) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from fem_core import preview
+from fem_core import annotations, preview
 from fem_core.audit import looks, tokenizer
 from fem_core.audit.content import contrast
 from fem_core.audit.findings import Finding
@@ -200,9 +200,17 @@ class Rederiver:
                 self._store.iter_tables(attempts),
                 FilterConfig.model_validate(config["filter"]),
                 PromptsConfig.model_validate(prompts),
+                self._said(manifest),
             )
             self._last = same, result
         return self._last[1]
+
+    def _said(self, manifest: Manifest) -> list[annotations.Annotation]:
+        """The annotations that the filter read."""
+        version = self._ledger.producer(manifest, "annotations")
+        if version is None and manifest.step.config["filter"].get("annotations") is not None:
+            raise ValueError("its annotations are not in the store")
+        return [] if version is None else annotations.read(self._store, version)
 
     def _same_table(self, manifest: Manifest, table: pa.Table) -> Iterator[Finding]:
         if len(manifest.files) != 1:

@@ -5,6 +5,7 @@ so no name or address that somebody gives can lead out of the store. Safe from s
 a name that is not there above all, is a FemError.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core import annotations
+from fem_core.annotations import Annotation
 from fem_core.audit.lineage import parse
 from fem_core.browse import tables
 from fem_core.browse.filters import Filter, order, where
@@ -29,6 +32,7 @@ from fem_core.report.signatures import signatures
 from fem_core.report.summary import summarise
 from fem_core.store import layout, reading
 from fem_core.store.manifest import InputRef, Manifest, RunRecord
+from fem_core.store.probe import probe
 from fem_core.store.root import Root
 from fem_core.store.store import Store
 
@@ -84,6 +88,8 @@ class Library:
             FemError: the store cannot be used.
         """
         self.store: Store = _Remembering.open(root, check=False, patience=_PATIENCE)
+        self._writable = False
+        self._said: dict[str, tuple[str, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
 
     def close(self) -> None:
@@ -108,7 +114,9 @@ class Library:
             record=record,
             summary=summary,
             warnings=tuple(signatures(summary, answers(self.store, name))),
-            artifacts=tuple(listing.artifacts(self.store, name)),
+            artifacts=tuple(
+                one for one in listing.artifacts(self.store, name) if one.manifest.kind != annotations.KIND
+            ),
             deleted=self.store.root.size(layout.deleted_json(name)) is not None,
         )
 
@@ -226,7 +234,13 @@ class Library:
 
     def _where(self, run: str, iteration: int, chosen: Filter | None) -> tuple[str, list[Any]]:
         chosen = chosen or Filter()
-        return where(chosen, ())
+        if chosen.annotation is None:
+            return where(chosen, ())
+        last = {
+            f"{one.problem_id}.{one.attempt}": one.value for one in self.annotations(run) if one.iteration == iteration
+        }
+        wanted = (chosen.annotation,) if chosen.annotation in annotations.REAL else annotations.REAL
+        return where(chosen, [attempt for attempt, value in last.items() if value in wanted])
 
     def _at(self, run: str, iteration: int, kind: str, positions: list[int]) -> list[Attempt]:
         """The rows at these positions, in this order."""
@@ -264,6 +278,52 @@ class Library:
         with self._use(sources) as (cursor, index, problems):
             rows = _attempts(cursor, index, problems, "a.problem_id = ?", problem_id, k, kind)
         return sorted(rows, key=lambda row: (row.attempt, row.position))
+
+    # -- annotations --------------------------------------------------------------------------------------------------
+
+    def annotations(self, run: str) -> list[Annotation]:
+        """All that was said of a run's attempts, in order; what was said last of an attempt counts.
+
+        Raises:
+            FemError: there is no such run, or a version does not hold.
+        """
+        self.store.existing_run(run)
+        last = annotations.latest(self.store, run)
+        if last is None:
+            return []
+        known = self._said.get(run)
+        if known is None or known[0] != last.digest:
+            known = self._said[run] = (last.digest, annotations.read(self.store, last))
+        return list(known[1])
+
+    def annotated(self, run: str) -> str | None:
+        """What ``filter.annotations`` is to be in a run that takes all that was said so far; None where nothing was."""
+        last = annotations.latest(self.store, run)
+        return None if last is None else f"{run}@{annotations.version_of(last)}"
+
+    def annotate(self, run: str, attempt: str, value: str, comment: str, author: str) -> Annotation:
+        """Say something of an attempt, or take it back (``annotations.VALUES``).
+
+        Args:
+            attempt: its ``id``.
+
+        Raises:
+            FemError: there is no such attempt, or ``annotations.annotation`` refuses what is said.
+        """
+        found = re.fullmatch(r"([0-9]{1,6})\.([0-9a-f]{16})\.([0-9]{1,9})", attempt)
+        if found is None:
+            raise FemError(f"{attempt!r} is no attempt's id. Take one from the list, iteration.problem.attempt.")
+        k, problem_id, number = int(found[1]), found[2], int(found[3])
+        rows = self.attempts(run, k, Filter(problem_id=problem_id), size=MOST_ROWS).rows
+        text = next((row.text for row in rows if row.attempt == number), None)
+        if text is None:
+            raise FemError(f"The run {run!r} has no attempt {attempt}. Take one from the list.")
+        said = annotations.annotation(k, problem_id, number, text, value, comment, author)
+        if not self._writable:
+            probe(self.store.root)
+            self._writable = True
+        annotations.append(self.store, run, [said])
+        return said
 
     # -- artifacts ----------------------------------------------------------------------------------------------------
 

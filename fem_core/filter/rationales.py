@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fem_core.annotations import Annotation, rejected
 from fem_core.config import FilterConfig, PromptsConfig
 from fem_core.digest import derive_seed
 from fem_core.filter.label_share import objections, rank
@@ -42,12 +43,17 @@ class Filtered:
 
 
 def filter_attempts(
-    problems: Iterable[Problem], attempts: Iterable[pa.Table], config: FilterConfig, prompts: PromptsConfig
+    problems: Iterable[Problem],
+    attempts: Iterable[pa.Table],
+    config: FilterConfig,
+    prompts: PromptsConfig,
+    annotations: Iterable[Annotation] = (),
 ) -> Filtered:
     """Apply the filters to the attempts of one iteration.
 
     Args:
         attempts: tables with ``schemas.ATTEMPTS``, or ``schemas.LOOKED`` where the filters need it, in any order of parts.
+        annotations: what people said, in order, where ``config.annotations`` asks for it.
 
     Returns:
         Tables with ``schemas.VERDICTS`` and ``schemas.RATIONALES``; stats with ``problems`` (N), ``attempts``,
@@ -62,7 +68,7 @@ def filter_attempts(
     # Without the schema's metadata: each part names its own step key there.
     drawn = pa.concat_tables([LOOKED.empty_table(), *(_looked(table) for table in attempts)])
     drawn = drawn.sort_by([("problem_id", "ascending"), ("attempt", "ascending")])
-    sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number))
+    sieve = Sieve(config, prompts, _right(drawn), lambda number: _name(drawn, number), rejected(annotations))
     choices = choose(_weighed(drawn, by_id, sieve)) if config.weighting == "importance" else None
     if choices is not None:
         sieve.weigh(choices)
@@ -168,6 +174,7 @@ def _draft(number: int, row: Mapping[str, Any], problem: Problem) -> Draft:
         row["prompt_kind"],
         row["text"][: parsed.start],
         row["text"][: parsed.end].strip(),
+        row["text"],
         parsed.answer,
         row["attempt"],
         row["blind_verdict"],

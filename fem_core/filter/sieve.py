@@ -10,10 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from fem_core.annotations import text_digest
 from fem_core.config import FilterConfig, PromptsConfig
 from fem_core.filter.leak import Leaks
 from fem_core.filter.near_duplicates import NearDuplicates
-from fem_core.filter.verdict import ACCEPTED, BLIND, LEAKED, NEAR_DUPLICATE, OUTWEIGHED, OVER_CAP, TOO_LONG, TOO_SHORT
+from fem_core.filter.verdict import (
+    ACCEPTED,
+    ANNOTATED,
+    BLIND,
+    LEAKED,
+    NEAR_DUPLICATE,
+    OUTWEIGHED,
+    OVER_CAP,
+    TOO_LONG,
+    TOO_SHORT,
+)
 from fem_core.filter.weighting import Choice
 from fem_core.problems.problem import Problem
 from fem_core.sample.given import GIVEN
@@ -31,6 +42,8 @@ class Draft:
     """What stands before the answer line."""
     text: str
     """Rationale and answer line, in training form."""
+    drawn: str
+    """The whole completion as it was drawn."""
     answer: str
     """The parsed answer."""
     attempt: int
@@ -45,12 +58,18 @@ class Sieve:
     """The filters of one iteration, with what they remember."""
 
     def __init__(
-        self, config: FilterConfig, prompts: PromptsConfig, texts: Iterable[str], name_of: Callable[[int], str]
+        self,
+        config: FilterConfig,
+        prompts: PromptsConfig,
+        texts: Iterable[str],
+        name_of: Callable[[int], str],
+        annotated: Mapping[tuple[str, str], str],
     ) -> None:
         """
         Args:
             texts: of all attempts with the right answer; read only where near duplicates are looked for.
             name_of: names the attempt in a row, for reasons.
+            annotated: what people objected to, as ``annotations.rejected`` gives it.
         """
         self.marked = 0
         """Kept rationales whose reason says that they speak of having been given the answer."""
@@ -58,9 +77,11 @@ class Sieve:
         self._leaks = Leaks(prompts)
         self._near = None if config.near_duplicate is None else NearDuplicates(config.near_duplicate, texts)
         self._name_of = name_of
+        self._annotated_as = annotated
         self._kept: Counter[str] = Counter()
         self._choices: Mapping[str, Choice] | None = None
         self._alone: tuple[tuple[str, Callable[[Draft], str | None]], ...] = (
+            (ANNOTATED, self._annotated),
             (TOO_SHORT, self._too_short),
             (TOO_LONG, self._too_long),
             (LEAKED, self._leaked),
@@ -102,6 +123,12 @@ class Sieve:
             self.marked += 1
             reason += f", and {found}"
         return ACCEPTED, reason
+
+    def _annotated(self, draft: Draft) -> str | None:
+        value = (
+            self._annotated_as.get((draft.problem.problem_id, text_digest(draft.drawn))) if self._annotated_as else None
+        )
+        return None if value is None else f"annotated {value!r} in {self._config.annotations}"
 
     def _too_short(self, draft: Draft) -> str | None:
         words, least = len(draft.rationale.split()), self._config.min_rationale_words

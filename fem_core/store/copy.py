@@ -139,19 +139,25 @@ def _collect(source: Store, target: Store, run: str, with_parents: bool, found: 
     plan = _plan(source, target, record)
     begun = fork.parent_of(record)
     parents = set() if begun is None else {begun.run}
-    parents |= {layout.run_of(manifest.source) for manifest in plan.references if manifest.source is not None}
-    known = (*plan.missing, *plan.present)
-    parents |= {layout.run_of(ref.artifact) for m in known for ref in m.inputs if m.kind == "model"}
+    needed = {
+        place: digest
+        for manifest in (*plan.missing, *plan.present)
+        for place, digest in manifest.stands_on().items()
+        if place.startswith(f"{layout.RUNS}/") and layout.run_of(place) != run
+    }
+    parents |= {layout.run_of(place) for place in needed}
     if with_parents:
         for parent in sorted(parents - {run}):
             if parent not in found and source.run(parent) is not None:
                 _collect(source, target, parent, with_parents, found)
     coming = {manifest.artifact: manifest.digest for other in found.values() for manifest in other.missing}
-    absent = sorted({layout.run_of(m.source) for m in plan.missing if m.source and not _is_there(target, m, coming)})
+    absent = sorted(
+        {layout.run_of(place) for place, one in needed.items() if not _is_there(target, place, one, coming)}
+    )
     if absent:
         names = ", ".join(repr(name) for name in absent)
         raise FemError(
-            f"The run {run!r} is a fork that refers to {names}, which {target.url} does not have as a whole. "
+            f"The run {run!r} refers to {names}, which {target.url} does not have as a whole. "
             f"Copy {'that run' if len(absent) == 1 else 'those runs'} first, or all together with --with-parents."
         )
     found.setdefault(run, plan)
@@ -219,12 +225,12 @@ def _same(target: Store, manifest: Manifest, other: Manifest) -> None:
         )
 
 
-def _is_there(target: Store, reference: Manifest, coming: dict[str, str]) -> bool:
-    """Whether what a reference leads to is at the destination, or will be before the reference is."""
-    if reference.source in coming:
-        return coming[reference.source] == reference.digest
-    there = target.manifest(reference.source or "")
-    return there is not None and there.digest == reference.digest
+def _is_there(target: Store, artifact: str, digest: str, coming: dict[str, str]) -> bool:
+    """Whether what a run needs is at the destination, or will be before the run is."""
+    if artifact in coming:
+        return coming[artifact] == digest
+    there = target.manifest(artifact)
+    return there is not None and there.digest == digest
 
 
 def _verified(source: Root, path: str, record: FileRecord, hear: Hear) -> Iterator[bytes]:

@@ -20,6 +20,9 @@ DELETED = "deleted.json"
 RUNS = "runs"
 """The folder of all runs."""
 
+ANNOTATIONS = "annotations"
+"""The folder of what people say of a run's attempts."""
+
 COMPARISONS = "compare"
 """The folder of all reports of comparisons."""
 
@@ -88,6 +91,13 @@ def estimate(run: str) -> str:
     return f"{run_dir(run)}/estimate"
 
 
+def annotations(run: str, version: int) -> str:
+    """The artifact of one batch of annotations, from 1: ``runs/demo/annotations/0000007``."""
+    if version < 1:
+        raise ValueError(f"annotations have no version {version}")
+    return f"{run_dir(run)}/{ANNOTATIONS}/{version:07d}"
+
+
 def iteration(run: str, k: int, kind: str) -> str:
     """An artifact of iteration k, such as ``runs/demo/iteration=003/attempts``; k = 0 is the base model."""
     if k < 0:
@@ -121,8 +131,11 @@ def is_run_name(name: str) -> bool:
 
 
 def is_in_artifact(path: str) -> bool:
-    """Whether a file of a run lies in an artifact's folder, finished or not, rather than beside them: run.json, leases."""
+    """Whether a file of a run lies in an artifact's folder, finished or not, rather than beside them: run.json, leases.
+    Annotations count as records: they are small, and other runs stand on them."""
     inner = path.split("/")[2:]
+    if inner[0] == ANNOTATIONS:
+        return False
     beside = 2 if inner[0].startswith("iteration=") else 1
     return len(inner) > beside and not path.startswith(f"{lease(run_of(path))}/")
 

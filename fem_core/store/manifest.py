@@ -109,6 +109,12 @@ class Manifest(Record):
     prefect: dict[str, Any] = {}
     """Flow-run and task-run ids."""
 
+    def stands_on(self) -> dict[str, str]:
+        """The artifacts that this one needs, with their digests: the one that holds its files, else what it was made from."""
+        return (
+            {self.source: self.digest} if self.source is not None else {one.artifact: one.digest for one in self.inputs}
+        )
+
 
 class RunRecord(Record):
     """One run: an immutable configuration under a name."""

@@ -244,7 +244,7 @@ def test_a_copy_whose_lease_is_taken_over_stops(here: Store, tmp_path: Path, mon
 def test_a_fork_waits_for_what_it_refers_to(real_store: Store, here: Store) -> None:
     forked(here)
     forked(here, "grandchild", parent="forked", k=1)
-    with pytest.raises(FemError, match=r"'forked' is a fork that refers to 'made', .*--with-parents"):
+    with pytest.raises(FemError, match=r"'forked' refers to 'made', .*--with-parents"):
         copy.plans(here, real_store, "forked")
     assert real_store.runs() == []
 
