@@ -14,6 +14,7 @@ from fem_core.browse.links import NoLinks
 from fem_core.browse.pages import STATIC, Pages
 from fem_core.browse.routes_attempts import prompts_of
 from fem_core.browse.routes_runs import run_values
+from fem_core.browse.rows import RunPage
 
 
 def report(library: Library, run: str, attempts: int) -> str:
@@ -26,12 +27,11 @@ def report(library: Library, run: str, attempts: int) -> str:
         FemError: there is no such run, or a file does not hold.
     """
     pages = Pages(library.store.url, NoLinks())
-    page = library.run(run)
+    values = run_values(library, run, pages.links)
+    page: RunPage = values["page"]
     drawn = [row.iteration for row in page.summary.rows if row.drawn] if attempts else []
     samples = [(k, library.attempts(run, k, size=attempts)) for k in drawn]
     style = (STATIC / "browse.css").read_text(encoding="utf-8")
     sha = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     prompts = prompts_of(page.record.config, tuple(row for _, found in samples for row in found.rows))
-    return pages.render(
-        "alone.html", style=Markup(style), sha=sha, samples=samples, prompts=prompts, **run_values(page, pages.links)
-    )
+    return pages.render("alone.html", style=Markup(style), sha=sha, samples=samples, prompts=prompts, **values)

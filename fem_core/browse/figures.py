@@ -14,7 +14,17 @@ from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 
 _ORDER = (
-    *("accepted", "wrong_answer", "unparsable", "truncated", "leaked", "near_duplicate", "too_short", "too_long"),
+    *(
+        "accepted",
+        "wrong_answer",
+        "unparsable",
+        "truncated",
+        "leaked",
+        "annotated",
+        "near_duplicate",
+        "too_short",
+        "too_long",
+    ),
     *("over_cap", "over_label_share", "over_size", "verifier_timeout"),
 )
 """Verdicts as the bars show them; others follow."""

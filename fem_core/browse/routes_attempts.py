@@ -6,10 +6,12 @@ from threading import Lock
 from typing import Annotated, Any
 
 import pyarrow as pa
-from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import APIRouter, Form, Query
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from markupsafe import Markup
 
+from fem_core import annotations
+from fem_core.annotations import Annotation
 from fem_core.browse import exporting, prompt
 from fem_core.browse.asked import (
     AskedAttempts,
@@ -82,6 +84,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             found=found,
             words=words(chosen.text),
             prompts=prompts_of(record.config, found.rows),
+            annotations=_annotations(library, run),
             previous_page=turned(-1),
             next_page=turned(1),
             exports={
@@ -116,6 +119,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             trouble=trouble,
             hinted=row.prompt_kind == "hinted",
             artifact=layout.iteration(run, iteration, kind),
+            annotations=_annotations(library, run).get(row.id, ()),
         )
 
     @routes.get("/iterations/{iteration}/export")
@@ -159,6 +163,18 @@ def router(library: Library, pages: Pages) -> APIRouter:
             old=left,
             new=right,
         )
+
+    @routes.post("/annotations", status_code=303, response_class=RedirectResponse)
+    def annotate(
+        run: RunName,
+        attempt: Annotated[str, Form(max_length=200)],
+        value: Annotated[str, Form(max_length=20)],
+        author: Annotated[str, Form(max_length=100)],
+        comment: Annotated[str, Form(max_length=annotations.MOST_COMMENT)] = "",
+    ) -> str:
+        """Keep what a reader says of an attempt, and show it there."""
+        said = library.annotate(run, attempt, value, comment, author)
+        return str(pages.links.attempt(run, said.iteration, said.problem_id, said.attempt))
 
     return routes
 
@@ -217,6 +233,14 @@ def _first(rows: list[Attempt]) -> str:
         return f"Not solved in {len(rows)} attempts."
     how = {"plain": "a plain prompt", "hinted": "a hinted prompt"}.get(solved.prompt_kind, "a given completion")
     return f"First solved in iteration {solved.iteration}, by {how}."
+
+
+def _annotations(library: Library, run: str) -> dict[str, list[Annotation]]:
+    """What was said, in time, by the attempt's id."""
+    found: dict[str, list[Annotation]] = {}
+    for one in library.annotations(run):
+        found.setdefault(f"{one.iteration}.{one.problem_id}.{one.attempt}", []).append(one)
+    return found
 
 
 def _is_there(library: Library, run: str, k: int, kind: str) -> bool:

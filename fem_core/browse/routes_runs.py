@@ -14,7 +14,7 @@ from fem_core.browse.charts import sparkline
 from fem_core.browse.library import Library
 from fem_core.browse.links import Links
 from fem_core.browse.pages import Pages
-from fem_core.browse.rows import RunPage, RunRow
+from fem_core.browse.rows import RunRow
 from fem_core.errors import FemError
 from fem_core.report.summary import HEADERS, cells, notes, title
 
@@ -67,7 +67,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
     @routes.get("/runs/{run}", response_class=HTMLResponse)
     def run(run: RunName) -> str:
         """One run."""
-        return pages.render("run.html", samples=[], prompts={}, **run_values(library.run(run), pages.links))
+        return pages.render("run.html", samples=[], prompts={}, **run_values(library, run, pages.links))
 
     @routes.get("/compare", response_class=HTMLResponse)
     def compare(run: Annotated[list[str], Query(min_length=1, max_length=side_by_side.MOST)]) -> str:
@@ -87,11 +87,17 @@ def router(library: Library, pages: Pages) -> APIRouter:
     return routes
 
 
-def run_values(page: RunPage, links: Links) -> dict[str, Any]:
-    """What run.html shows of a run."""
+def run_values(library: Library, run: str, links: Links) -> dict[str, Any]:
+    """What run.html shows of a run.
+
+    Raises:
+        FemError: there is no such run.
+    """
+    page = library.run(run)
     bars, names = figures.verdicts(page.summary, links)
     return {
         "page": page,
+        "annotated": library.annotated(run),
         "title": title(page.summary),
         "notes": notes(page.summary),
         "headers": HEADERS,

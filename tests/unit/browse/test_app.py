@@ -123,7 +123,7 @@ def test_attempts_are_filtered_searched_and_paged(client: TestClient) -> None:
     assert "<mark>gives</mark> the <mark>sum</mark>" in client.get(f"{place}?text=SUM+gives").text
     assert "None is like this" in client.get(f"{place}?text=elephant").text
     hinted = client.get(f"{place}?prompt_kind=hinted").text
-    assert '<mark class="hint" title="the hint">1' in hinted or '<mark class="hint" title="the hint">' in hinted
+    assert hinted.count('<mark class="hint" title="the hint">') == 3, "y* once in each prompt"
     assert 'class="hint"' not in client.get(f"{place}?prompt_kind=plain").text
     for query in ("min_length=x", "page=0", "page=x", "min_leak=nan", "kind=checkpoint", f"text={'x' * 501}"):
         answer = client.get(f"{place}?{query}")
@@ -204,6 +204,26 @@ def test_hostile_texts_are_shown_as_text(client: TestClient, library: Library) -
     assert len(pages[2]) < 400_000, "long texts are cut on a page of many"
     assert "x" * 1_200_000 in pages[-3 - 1] or any("x" * 1_200_000 in page for page in pages), "and whole on their own"
     assert library.attempts("hostile", 1).total == len(TEXTS), "nothing was dropped"
+
+
+def test_a_reader_annotates_an_attempt_and_finds_it_again(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, iterations=1)
+    library = Library(store.url, tmp_path / "cache")
+    client = TestClient(application(library), base_url=HOME)
+    row = library.attempts("made", 1).rows[1]
+    said = {"attempt": row.id, "value": "bad", "comment": SCRIPT, "author": "A. Reader"}
+    answer = client.post("/runs/made/annotations", data=said, headers={"origin": HOME})
+    place = f"/runs/made/iterations/1/attempts/{row.problem_id}/{row.attempt}"
+    assert answer.history[0].headers["location"] == place and answer.status_code == 200
+    assert "A. Reader" in answer.text and MARK in answer.text and SCRIPT not in answer.text
+    assert client.get("/runs/made/iterations/1/attempts?annotation=bad").text.count("<article") == 1
+    assert client.get("/runs/made/iterations/1/attempts?annotation=none").text.count("<article") == 12
+    assert "filter.annotations=made@1" in client.get("/runs/made").text
+    for change in ({"value": "fine"}, {"attempt": "1.0123456789abcdef.0"}, {"author": " "}):
+        answer = client.post("/runs/made/annotations", data=said | change, headers={"origin": HOME})
+        assert answer.status_code == 404 and "Traceback" not in answer.text, change
+    library.close()
 
 
 def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
