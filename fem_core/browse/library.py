@@ -5,9 +5,12 @@ so no name or address that somebody gives can lead out of the store. Safe from s
 a name that is not there above all, is a FemError.
 """
 
+import logging
 import re
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,13 +22,14 @@ import pyarrow as pa
 from fem_core import annotations
 from fem_core.annotations import Annotation
 from fem_core.audit.lineage import parse
-from fem_core.browse import tables
+from fem_core.browse import one_problem, tables
 from fem_core.browse.filters import Filter, order, where
 from fem_core.browse.index import Cursor, Indexes
 from fem_core.browse.rows import ArtifactPage, Attempt, Interval, Page, RunPage, RunRow
 from fem_core.digest import digest
-from fem_core.errors import FemError
+from fem_core.errors import FemError, StoreAway
 from fem_core.model import default_cache
+from fem_core.problems.problem import Problem
 from fem_core.report import listing
 from fem_core.report.diagnosis import answers
 from fem_core.report.signatures import signatures
@@ -35,6 +39,8 @@ from fem_core.store.manifest import InputRef, Manifest, RunRecord
 from fem_core.store.probe import probe
 from fem_core.store.root import Root
 from fem_core.store.store import Store
+
+_log = logging.getLogger(__name__)
 
 _FRESH = 20.0
 """Seconds for which a manifest is not read again. It never changes, but its folder may be moved away."""
@@ -88,12 +94,18 @@ class Library:
             FemError: the store cannot be used.
         """
         self.store: Store = _Remembering.open(root, check=False, patience=_PATIENCE)
+        self._ended = threading.Event()
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="indexes")
+        self._lock = threading.Lock()
+        self._preparing: set[str] = set()
         self._writable = False
         self._said: dict[str, tuple[str, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back. What is being prepared is finished first."""
+        self._ended.set()
+        self._ahead.shutdown(cancel_futures=True)
         self._indexes.close()
 
     # -- runs ---------------------------------------------------------------------------------------------------------
@@ -108,7 +120,7 @@ class Library:
         Raises:
             FemError: there is no such run.
         """
-        record = self.store.existing_run(name)
+        record = self._looked_at(name)
         summary = summarise(self.store, name)
         return RunPage(
             record=record,
@@ -259,25 +271,45 @@ class Library:
         Raises:
             FemError: there is no such run, or it has no such problem.
         """
-        record = self.store.existing_run(run)
+        record = self._looked_at(run)
         found: list[Attempt] = []
         known = False
+        places: dict[str, tuple[int, Problem] | None] = {}  # in each set of problems, by its digest
         for k in range(int(record.config["iterations"]) + 1):
             for kind in _KINDS:
                 sources = self._sources(record, k, kind)
                 if sources is None:
                     continue
                 known = True
-                found += self._of_problem(sources, k, kind, problem_id)
+                found += self._of_problem(sources, k, kind, problem_id, places)
         if not found:
             why = "has no such problem" if known else "has drawn nothing yet"
             raise FemError(f"The run {run!r} {why} ({problem_id!r}). Look for it among its attempts.")
         return found
 
-    def _of_problem(self, sources: "_Sources", k: int, kind: str, problem_id: str) -> list[Attempt]:
-        with self._use(sources) as (cursor, index, problems):
-            rows = _attempts(cursor, index, problems, "a.problem_id = ?", problem_id, k, kind)
+    def _of_problem(
+        self, sources: "_Sources", k: int, kind: str, problem_id: str, places: dict[str, tuple[int, Problem] | None]
+    ) -> list[Attempt]:
+        rows = self._without_index(sources, k, kind, problem_id, places)
+        if rows is None:
+            with self._use(sources) as (cursor, index, problems):
+                rows = _attempts(cursor, index, problems, "a.problem_id = ?", problem_id, k, kind)
         return sorted(rows, key=lambda row: (row.attempt, row.position))
+
+    def _without_index(
+        self, sources: "_Sources", k: int, kind: str, problem_id: str, places: dict[str, tuple[int, Problem] | None]
+    ) -> list[Attempt] | None:
+        """The same from one part file; None where there is an index, or it must be made to be sure."""
+        if sources.problems is None or self._indexes.has("attempts", tables.VERSION, sources.key):
+            return None
+        digest_ = sources.problems.digest
+        if digest_ not in places:
+            places[digest_] = one_problem.find(self.store, sources.problems, problem_id)
+        place = places[digest_]
+        if place is None:
+            return []
+        rows = one_problem.rows(self.store, sources.manifest, sources.verdicts, *place, sources.record.config)
+        return None if rows is None else [_attempt(row, k, kind) for row in rows]
 
     # -- annotations --------------------------------------------------------------------------------------------------
 
@@ -394,15 +426,30 @@ class Library:
         for k in reversed(range(int(record.config["iterations"]) + 1)):
             for kind in _KINDS:
                 sources = self._sources(record, k, kind)
-                if sources is not None:
+                if sources is not None and not self._ended.is_set():
                     with self._use(sources):
                         pass
+
+    def _looked_at(self, run: str) -> RunRecord:
+        """A run's record. Who looks at a run will look at its iterations: they are prepared meanwhile."""
+        record = self.store.existing_run(run)
+        with self._lock:
+            if run not in self._preparing:
+                self._preparing.add(run)
+                self._ahead.submit(self._prepare_ahead, run)
+        return record
+
+    def _prepare_ahead(self, run: str) -> None:
+        try:
+            self.prepare(run)
+        except (FemError, StoreAway, OSError) as error:
+            _log.info("the run %s is not prepared: %s", run, error)  # the page that needs it says so to its reader
 
     @contextmanager
     def _opened(self, run: str, iteration: int, kind: str) -> Iterator[tuple[Cursor, str, str | None]]:
         if kind not in _KINDS:
             raise FemError(f"There are no {kind!r} to show. Choose one of {', '.join(_KINDS)}.")
-        sources = self._sources(self.store.existing_run(run), iteration, kind)
+        sources = self._sources(self._looked_at(run), iteration, kind)
         if sources is None:
             raise FemError(f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has.")
         with self._use(sources) as opened:

@@ -24,6 +24,9 @@ from fem_core.store.store import Store
 VERSION = 1
 """Raised when the same artifacts would be indexed otherwise."""
 
+HINTED = "hinted"
+"""The prompt kind that can leak."""
+
 OWN = ("position", "verdict", "reason", "label", "leak", "question", "iteration", "kind", "more")
 """Names that are ours: other columns of an artifact with such a name are not shown."""
 
@@ -80,10 +83,11 @@ def attempts(
         positions = pa.array(range(start, start + len(table)), pa.int64())
         shown = table.drop_columns([name for name in OWN if name in table.column_names and name != "verdict"])
         with _registered(cursor, part=shown.append_column("position", positions), **beside):
-            found = cursor.execute(_LOOKED_AT).fetchall()
+            names = ("position", "prompt_kind", "text", "verdict", "problem_id")
+            found = [dict(zip(names, row, strict=True)) for row in cursor.execute(_LOOKED_AT).fetchall()]
             looked = {
-                "position": pa.array([row[0] for row in found], pa.int64()),
-                "leak": pa.array([_leak(leaks, row[1], known.get(row[2])) for row in found], pa.int8()),
+                "position": pa.array([row["position"] for row in found], pa.int64()),
+                "leak": pa.array([leak(leaks, row, known.get(row["problem_id"])) for row in found], pa.int8()),
             }
             columns = ", ".join(f"p.{quoted_name(name)}" for name in shown.column_names if name != "verdict")
             with _registered(cursor, looked=pa.table(looked)):
@@ -101,17 +105,23 @@ _JUDGED = (
     "coalesce(l.label, '') AS label, k.leak AS leak"
 )
 _LOOKED_AT = (
-    f"SELECT p.position, p.text, p.problem_id FROM {_DECIDED} WHERE p.prompt_kind = 'hinted' AND "
-    f"coalesce(d.verdict, p.verdict) IN ('{ACCEPTED}', '{LEAKED}')"
+    "SELECT p.position, p.prompt_kind, p.text, coalesce(d.verdict, p.verdict) AS verdict, p.problem_id "
+    f"FROM {_DECIDED} WHERE p.prompt_kind = '{HINTED}' AND coalesce(d.verdict, p.verdict) IN ('{ACCEPTED}', '{LEAKED}')"
 )
 
 
-def _leak(leaks: Leaks, text: str, problem: Problem | None) -> int | None:
-    """1 or 0; None for what cannot be looked at."""
-    parsed = None if problem is None else parse_answer(text, problem)
+def leak(leaks: Leaks, row: Mapping[str, Any], problem: Problem | None) -> int | None:
+    """1 where a rationale leaks, 0 where it does not; None for what is not looked at.
+
+    Args:
+        row: prompt_kind, text and the final verdict of an attempt.
+    """
+    if row["prompt_kind"] != HINTED or row["verdict"] not in (ACCEPTED, LEAKED):
+        return None
+    parsed = None if problem is None else parse_answer(row["text"], problem)
     if problem is None or parsed is None:
         return None
-    return int(leaks.find(text[: parsed.start], problem) is not None)
+    return int(leaks.find(row["text"][: parsed.start], problem) is not None)
 
 
 @contextmanager

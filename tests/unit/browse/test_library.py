@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from made_run import made_config, make_run
 
+from fem_core.browse import one_problem
 from fem_core.browse.filters import SORTS, Filter
 from fem_core.browse.library import Library
 from fem_core.errors import FemError
@@ -110,6 +111,38 @@ def test_one_problem_is_followed_through_all_iterations(library: Library) -> Non
     ]
     test = library.attempts("made", 0, kind="predictions").rows[0]
     assert [one.iteration for one in library.problem("made", test.problem_id)] == [0, 1, 2]
+
+
+def test_without_an_index_a_problem_is_read_from_its_part_and_looks_the_same(real_store: Store, tmp_path: Path) -> None:
+    config = made_config(prompts={"hinted": "{question} Adding the two numbers in iteration gives {answer}"})
+    make_run(real_store, config)
+    library = Library(real_store.url, tmp_path / "cache")
+    library.prepare("made")
+    assert {one.leak for one in library.attempts("made", 1).rows} == {None, 1}
+    (train, _), *_ = library.artifact("made@1/attempts").inputs
+    problems = library.artifact(train.artifact).manifest
+    for one in library.attempts("made", 1, size=50).rows:
+        place = one_problem.find(real_store, problems, one.problem_id)
+        assert place is not None
+        drawn, decided = (library.artifact(f"made@1/{kind}").manifest for kind in ("attempts", "verdicts"))
+        rows = one_problem.rows(real_store, drawn, decided, *place, config.identity())
+        assert rows is not None
+        shown = library.attempts("made", 1, Filter(problem_id=one.problem_id)).rows
+        own = [{name: getattr(row, name) for name in rows[0] if name != "seed"} for row in shown]
+        assert [{name: value for name, value in row.items() if name != "seed"} for row in rows] == own
+    assert one_problem.find(real_store, problems, "0" * 16) is None
+
+
+def test_who_looks_at_a_run_finds_its_iterations_prepared(made_folder: Path, tmp_path: Path) -> None:
+    library = Library(str(made_folder), tmp_path / "cache")
+    library.run("made")
+    library.close()  # waits for what has begun
+    begun = len(list((tmp_path / "cache" / "browse").glob("*.duckdb")))
+    assert begun
+    whole = Library(str(made_folder), tmp_path / "cache")
+    whole.prepare("made")
+    assert len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 7  # attempts, predictions, and their problems
+    whole.close()
 
 
 def test_an_artifact_is_found_by_path_and_digest_with_its_neighbours(library: Library) -> None:
