@@ -13,7 +13,7 @@ from fem_core.report.summary import Summary, markdown
 from fem_core.report.text import md, printable
 
 BROWSE_URL = "FEM_BROWSE_URL"
-"""Environment variable with the rationale browser's URL, such as http://127.0.0.1:8484."""
+"""Environment variable with the rationale browser's URL, such as http://127.0.0.1:8765."""
 
 METHOD = (
     "Filtered EM teaches a language model to reason: an iteration draws rationales with the model of the iteration before "
