@@ -13,7 +13,7 @@ from fem_core.store.manifest import FileRecord, InputRef, Manifest
 from fem_core.store.store import Store
 from tasks import step
 
-VERSION = 2
+VERSION = 3
 """Raised when the same run would be reported otherwise. A run keeps the report that an earlier version has made: it is a
 view of what the run holds, and no step reads it."""
 
@@ -22,6 +22,7 @@ def work(run_name: str, config: RunConfig, store: Store) -> step.Work:
     """The report, by identity: of all that it shows and that is committed."""
     places = [layout.iteration(run_name, k, "scores") for k in range(config.iterations + 1)]
     places.append(layout.iteration(run_name, 0, "scores-exemplars"))
+    places += [layout.iteration(run_name, k, "bound") for k in range(config.iterations + 1)]
     found = [manifest for place in places if (manifest := store.manifest(place)) is not None]
     found += sources(store, run_name, config.iterations)
     return step.Work(

@@ -131,13 +131,18 @@ def _acceptance(k: int, problems: Sequence[Problem], accepted: Collection[str], 
 
 
 def _logprobs(k: int, attempts: Iterable[pa.Table], kept: Collection[tuple[str, int]]) -> list[Row]:
-    sums: dict[str, tuple[float, int]] = {}
+    """Nats per token of accepted draws, and how spread out all draws are."""
+    accepted: dict[str, tuple[float, int]] = {}
+    everything: dict[str, tuple[float, int]] = {}
     for row in _rows(attempts, ATTEMPT_COLUMNS):
-        if (row["problem_id"], row["attempt"]) in kept and row["prompt_kind"] != GIVEN:
+        if row["prompt_kind"] == GIVEN:
+            continue
+        for sums in (everything, accepted) if (row["problem_id"], row["attempt"]) in kept else (everything,):
             logprob, tokens = sums.get(row["prompt_kind"], (0.0, 0))
             sums[row["prompt_kind"]] = logprob + row["logprob"], tokens + row["completion_tokens"]
     return [
-        _row(k, "logprob_per_token", kind, logprob / tokens, tokens)
+        _row(k, measure, kind, sign * logprob / tokens, tokens)
+        for measure, sign, sums in (("logprob_per_token", 1, accepted), ("entropy_per_token", -1, everything))
         for kind, (logprob, tokens) in sorted(sums.items())
         if tokens
     ]

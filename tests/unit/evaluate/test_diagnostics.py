@@ -55,9 +55,10 @@ def test_acceptance_by_label_counts_problems_and_reads_labels_alike() -> None:
     assert values(rows, "acceptance_by_difficulty") == values(rows, "again_problems") == {}, "nothing came before"
 
 
-def test_log_probabilities_are_per_token_of_what_was_accepted_by_prompt_kind() -> None:
+def test_log_probabilities_are_per_token_of_what_was_accepted_and_entropies_of_what_was_drawn() -> None:
     rows, _ = of_iteration(1, LABELS, *FIRST, Past())
     assert values(rows, "logprob_per_token") == {"hinted": (-0.5, 10), "plain": (-0.2, 40)}
+    assert values(rows, "entropy_per_token") == {"hinted": (0.5, 10), "plain": (pytest.approx(18 / 97), 97)}
 
 
 def test_lengths_are_quantiles_of_the_rationales() -> None:
