@@ -315,6 +315,15 @@ class TrainConfig(Section):
         return self
 
 
+class BoundConfig(Section):
+    """A lower bound on the log-likelihood of right answers, which EM is to raise, on a fixed probe set of training problems."""
+
+    problems: int = Field(64, ge=2)
+    """Problems of the probe set; all training problems where there are fewer."""
+    draws: int = Field(8, ge=1)
+    """S, the hinted draws for each of them, at temperature 1; the more, the closer the bound."""
+
+
 class EvaluateConfig(Section):
     """Greedy decoding of the plain training prompt on the held-out problems, and what else is measured of a checkpoint."""
 
@@ -327,6 +336,8 @@ class EvaluateConfig(Section):
     the scores say how well calibrated it is; null draws none."""
     draw_temperature: float = Field(1.0, gt=0, json_schema_extra=ADDED)
     """Temperature of these draws, without ``top_p``."""
+    bound: BoundConfig | None = Field(None, json_schema_extra=ADDED)
+    """Bound the log-likelihood of right answers after every iteration; null does not."""
 
 
 class S3Config(Section):

@@ -123,6 +123,8 @@ def check_lengths(
     uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
     if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:
         uses.append((test, "plain", shown.sample_exemplars, score_tokens, "evaluation prompts with exemplars"))
+    if config.evaluate.bound is not None and "hinted" not in plan_of(config.scheme).kinds:
+        uses.append((train, "hinted", shown.sample_exemplars, draw_tokens, "hinted prompts of evaluate.bound"))
     known = others(shown, train, config.seed)
     longest_prompt_, longest_sequence = 0, 0
     for problems, kind, exemplars, needs, what in uses:

@@ -85,6 +85,11 @@ class ChatTokens:
         """Token ids of a text inside a turn, without special tokens."""
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
 
+    def closed(self, text: str) -> list[int]:
+        """The same of a completion, which ends the turn."""
+        end = self._tokenizer.eos_token_id
+        return [*self.text_ids(text), *([] if end is None else [int(end)])]
+
     def text(self, chat: Sequence[Message], open_assistant: bool = True) -> str:
         """The same as text, for people."""
         return str(

@@ -86,6 +86,26 @@ LOOKED = pa.schema(
 )
 """Attempts of an E-step whose filter needs a second look at accepted draws. Only such parts have these columns."""
 
+PROBES = pa.schema(
+    [
+        *ATTEMPTS,
+        _column(
+            "plain_logprob",
+            pa.float64(),
+            "The same sum given the plain prompt in place of the one that drew it; null where the answer is not y*.",
+            True,
+        ),
+        _column(
+            "direct_logprob",
+            pa.float64(),
+            "Log-probability of the answer line with y* alone and the end of the turn, given the plain prompt, nats; on the "
+            "first draw of each problem, null on the others.",
+            True,
+        ),
+    ]
+)
+"""Hinted draws for the problems of the probe set, wrong ones included, from which EM's bound is made."""
+
 VERDICTS = pa.schema(
     [
         _column("problem_id", pa.string(), "The problem."),
@@ -152,6 +172,7 @@ COMPARISON = pa.schema(
         _column("unparsable", pa.int32(), "Predictions without an answer.", True),
         _column("truncated", pa.int32(), "Predictions cut by the token limit.", True),
         _column("calibration_error", pa.float64(), "Expected calibration error; null without repeated draws.", True),
+        _column("bound", pa.float64(), "EM's bound on the probe set, nats per problem; null where not asked.", True),
         _column("draws", pa.int64(), "Draws of this iteration's E-step; null for the base model.", True),
         _column("drawn_tokens", pa.int64(), "Completion tokens of these draws.", True),
         _column("draws_so_far", pa.int64(), "Draws of all iterations up to this one."),
@@ -173,8 +194,8 @@ DIAGNOSTICS = pa.schema(
             pa.string(),
             "acceptance_by_label and acceptance_by_difficulty (share of problems with a rationale), rationale_tokens "
             "(quantiles), again_problems and again_texts (share of this iteration's accepted set that the last one's "
-            "held), logprob_per_token (nats, of accepted attempts), answer_entropy and label_entropy (nats, of test "
-            "predictions and of test labels), answer_share and label_share.",
+            "held), logprob_per_token (nats, of accepted attempts), entropy_per_token (nats, of all draws), answer_entropy "
+            "and label_entropy (nats, of test predictions and of test labels), answer_share and label_share.",
         ),
         _column(
             "part", pa.string(), "A label, a difficulty, a quantile or a prompt kind; empty where there is one value."
@@ -188,6 +209,7 @@ TABLES = {
     "problems": PROBLEMS,
     "attempts": ATTEMPTS,
     "predictions": ATTEMPTS,
+    "probes": PROBES,
     "verdicts": VERDICTS,
     "rationales": RATIONALES,
     "annotations": ANNOTATIONS,

@@ -29,6 +29,7 @@ from flows import approval, device, worker
 from flows.credentials import provide
 from flows.naming import flow_run_name, run_name
 from tasks import page, step
+from tasks.bound import bound
 from tasks.evaluate import evaluate
 from tasks.filter import filter_
 from tasks.prepare import Prepared, prepare
@@ -80,19 +81,19 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
     config, prompts = run.config, run.config.prompts
     checkpoint = prepared.model
     parent = fork.parent_of(run.record)
-    scoring = [evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+    scoring = _scoring(run, 0, prepared, checkpoint)
     if config.evaluate.exemplar_baseline and prompts.sample_exemplars != prompts.train_exemplars:
         scoring.append(evaluate(run, 0, prepared.train, prepared.test, checkpoint, prompts.sample_exemplars))
     for k in range(1, config.iterations + 1):
         if parent is not None and k <= parent.iteration:
             await _together(*scoring)  # one after the other: each has weights of its own
             checkpoint = await step.in_store_thread(inherited, run.store, run.name, k)
-            scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+            scoring = _scoring(run, k, prepared, checkpoint)
             continue
         rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring, page.show(run))
         start = prepared.model if config.train.init == "base" else checkpoint
         checkpoint, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
-        scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, prompts.train_exemplars)]
+        scoring = _scoring(run, k, prepared, checkpoint)
         if k in pause_after:
             await _together(*scoring)
             scoring = []
@@ -100,6 +101,15 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
             await approval.ask(run, k)
     await _together(*scoring)
     return checkpoint
+
+
+def _scoring(run: step.Run, k: int, prepared: Prepared, checkpoint: Manifest) -> list[Coroutine[Any, Any, Manifest]]:
+    """What is measured of theta^(k), to be done side by side."""
+    config = run.config
+    scoring = [evaluate(run, k, prepared.train, prepared.test, checkpoint, config.prompts.train_exemplars)]
+    if config.evaluate.bound is not None:
+        scoring.append(bound(run, k, prepared.train, checkpoint))
+    return scoring
 
 
 def inherited(store: Store, name: str, k: int) -> Manifest:

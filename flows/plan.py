@@ -21,7 +21,7 @@ from fem_core.store.fork import Parent
 from fem_core.store.manifest import InputRef, Manifest, RunRecord
 from fem_core.store.store import Store, step_differences
 from fem_core.store.tables import record_of
-from tasks import evaluate, prepare, sample, step, train
+from tasks import bound, evaluate, prepare, sample, step, train
 from tasks import filter as filter_task
 
 DONE, TO_DO, WAITS, INHERITED = "done", "to do", "waits for its inputs", "of the parent"
@@ -92,6 +92,7 @@ class _Walk:
             exemplars.append(prompts.sample_exemplars)
         for count in exemplars:
             self._evaluate(0, count, train_set, test_set, base)
+        probes = self._bound(0, train_set, base, None)
         for k in range(1, config.iterations + 1):
             if self._parent is not None and k <= self._parent.iteration:
                 checkpoint = self._history(k)
@@ -101,6 +102,7 @@ class _Walk:
                 start = base if config.train.init == "base" else checkpoint
                 checkpoint = self._step("train", k, train.work, rationales, start, kind="checkpoint")
             self._evaluate(k, prompts.train_exemplars, train_set, test_set, checkpoint)
+            probes = self._bound(k, train_set, checkpoint, probes)
         self._found.append(self._report())
         return self._found
 
@@ -167,6 +169,18 @@ class _Walk:
             scoring = evaluate.scores_work(name, config, k, train_set, test_set, predictions, exemplars, recorded)
         self._add(label, scoring, None, place)
 
+    def _bound(
+        self, k: int, train_set: Manifest, checkpoint: Manifest | None, before: Manifest | None
+    ) -> Manifest | None:
+        """The probes of an iteration, and their bound beside those of the iteration before."""
+        if self._config.evaluate.bound is None:
+            return None
+        probes = self._step("bound", k, bound.probes_work, train_set, checkpoint, kind="probes")
+        known = probes is not None and (before is not None or not k)
+        weighing = bound.bound_work(self._name, k, train_set, probes, before) if known and probes else None
+        self._add(f"bound · {k}", weighing, None, layout.iteration(self._name, k, "bound"))
+        return probes
+
     def _report(self) -> Planned:
         artifact = layout.report(self._name)
         done = self._store.manifest(artifact)
@@ -229,7 +243,7 @@ def announce(config: RunConfig, parent: Parent | None = None) -> bool:
         print(_line(one, one.digest))
     there = _there(steps)
     print(f"{there} of {len(steps)} artifacts are there, {len(steps) - there} are to be made.", flush=True)
-    drawn = ("attempts", "predictions")
+    drawn = ("attempts", "predictions", "probes")
     return any(one.artifact.rsplit("/", 1)[-1].startswith(drawn) for one in steps if one.state in (TO_DO, WAITS))
 
 

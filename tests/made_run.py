@@ -16,18 +16,20 @@ import pyarrow as pa
 from fem_core import annotations
 from fem_core.config import RunConfig, parse_config
 from fem_core.digest import derive_seed
+from fem_core.evaluate.bound import bound as figures
+from fem_core.evaluate.bound import draw_seed, probe_ids, weighed
 from fem_core.evaluate.score import score
 from fem_core.filter.rationales import filter_attempts
-from fem_core.filter.verdict import judge
+from fem_core.filter.verdict import ACCEPTED, judge
 from fem_core.problems.problem import Problem, make_problem, to_table
 from fem_core.problems.verifier import Verifier
 from fem_core.sample.draw import draw_stats
 from fem_core.sample.given import given_stats, is_given
-from fem_core.schemas import ATTEMPTS, LOOKED, TRAINING_LOG
+from fem_core.schemas import ATTEMPTS, LOOKED, PROBES, TRAINING_LOG
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
-from tasks import evaluate, prepare, sample, step, train
+from tasks import bound, evaluate, prepare, sample, step, train
 from tasks import filter as filter_task
 
 PER_PART = 4
@@ -165,6 +167,46 @@ def _evaluate(
     scores = score([table], sides["train"], sides["test"])
     text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
     commit(todo, [store.write_bytes(todo.artifact, evaluate.SCORES, text)], scores)
+    if config.evaluate.bound is not None:
+        _bound(store, config, k, sides["train"], split["train"], checkpoint, commit, wrong)
+
+
+def _bound(
+    store: Store,
+    config: RunConfig,
+    k: int,
+    problems: list[Problem],
+    train_set: Manifest,
+    checkpoint: Manifest,
+    commit: Any,
+    wrong: int,
+) -> None:
+    """Probes that iteration 1 makes a nat less likely, and iteration 2 two nats."""
+    name, known = config.name or "made", {one.problem_id: one for one in problems}
+    todo = bound.probes_work(name, config, k, train_set, checkpoint)
+    asked, seed = todo.config["bound"], todo.config["seed"]
+    chosen = probe_ids(known, asked["problems"], seed)
+    rows = [
+        row
+        | {
+            "attempt": attempt,
+            "prompt_kind": "hinted",
+            "seed": derive_seed(draw_seed(seed), k, row["problem_id"], attempt),
+            "plain_logprob": -4.0 - k - attempt if row["verdict"] == ACCEPTED else None,
+            "direct_logprob": None if attempt else -20.0,
+        }
+        for row in _attempts([known[one] for one in chosen], seed, k, wrong, hinted=False).to_pylist()
+        for attempt in range(asked["draws"])
+    ]
+    table = pa.Table.from_pylist(rows, schema=PROBES)
+    file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
+    probes = commit(todo, [file], draw_stats([table]))
+    before = store.manifest(layout.iteration(name, k - 1, "probes")) if k else None
+    todo = bound.bound_work(name, k, train_set, probes, before)
+    earlier = None if before is None else weighed(store.iter_tables(before), known)
+    found = figures(weighed([table], known), earlier)
+    text = json.dumps(found, indent=2, sort_keys=True).encode() + b"\n"
+    commit(todo, [store.write_bytes(todo.artifact, bound.FILE, text)], found)
 
 
 def _predictions(problems: list[Problem], config: RunConfig, k: int, wrong: int) -> pa.Table:

@@ -28,7 +28,7 @@ from fem_core.store.store import Store
 
 _ORDER = (
     *("problems", "model", "estimate", "prompts", "attempts", "verdicts", "rationales", "checkpoint", "predictions"),
-    "scores",
+    *("scores", "probes", "bound"),
 )
 
 
@@ -207,11 +207,13 @@ def _stages(config: dict[str, Any], top: str) -> list[list[str]]:
     shown = config["prompts"]
     if config["evaluate"]["exemplar_baseline"] and shown["sample_exemplars"] != shown["train_exemplars"]:
         scored += [f"{path}-exemplars" for path in scored]
+    bounded = ["probes", "bound"] if config["evaluate"].get("bound") else []
+    scored += [f"{top}/iteration=000/{kind}" for kind in bounded]
     for k in range(1, int(config["iterations"]) + 1):
         folder = f"{top}/iteration={k:03d}"
         stages.append([*scored, *(f"{folder}/{kind}" for kind in ("attempts", "verdicts", "rationales"))])
         stages.append([f"{folder}/checkpoint"])
-        scored = [f"{folder}/predictions", f"{folder}/scores"]
+        scored = [f"{folder}/{kind}" for kind in ("predictions", "scores", *bounded)]
     return [*stages, scored]
 
 

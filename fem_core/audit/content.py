@@ -39,7 +39,7 @@ def check(ledger: Ledger, manifest: Manifest, test: Mapping[str, Problem]) -> It
     elif manifest.kind == "rationales":
         yield from _accepted(ledger, manifest)
         yield from _training_rows(ledger, manifest, test)
-    elif manifest.kind == "scores":
+    elif manifest.kind in ("scores", "bound"):
         yield from _figures(ledger, manifest)
 
 
@@ -141,7 +141,7 @@ def _seen(
 
 
 def _figures(ledger: Ledger, manifest: Manifest) -> Iterator[Finding]:
-    """What scores.json says against the figures that the manifest repeats for reports."""
+    """What scores.json or bound.json says against the figures that the manifest repeats for reports."""
     for record in manifest.files:
         try:
             scores = json.loads(ledger.store.read_bytes(manifest, record.path))

@@ -29,10 +29,12 @@ _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     "checkpoint": {"rationales": ("rationales",), "start": ("checkpoint", "model")},
     "predictions": {"problems": ("problems",), "checkpoint": ("checkpoint", "model")},
     "scores": {"train_problems": ("problems",), "problems": ("problems",), "predictions": ("predictions",)},
+    "probes": {"problems": ("problems",), "checkpoint": ("checkpoint", "model")},
+    "bound": {"problems": ("problems",), "probes": ("probes",)},
 }
 """The inputs that each kind of artifact must have, and of what kinds they are."""
 
-_ROWS = {"problems": "problems", "attempts": "draws", "predictions": "draws", "verdicts": "attempts"}
+_ROWS = {"problems": "problems", "attempts": "draws", "predictions": "draws", "probes": "draws", "verdicts": "attempts"}
 """The figure that counts the rows of an artifact's tables, by kind."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAMESPACE = "fem"
 """Of the jobs, unless OPENLINEAGE_NAMESPACE says otherwise."""
 
-MIDWAY = ("problems", "model", "estimate", "verdicts", "predictions")
+MIDWAY = ("problems", "model", "estimate", "verdicts", "predictions", "probes", "bound")
 """Kinds that a step commits before its last artifact."""
 
 FLOW = "fem"

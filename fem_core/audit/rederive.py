@@ -25,6 +25,7 @@ from fem_core.audit.ledger import Ledger
 from fem_core.config import FilterConfig, PromptsConfig, SchemeConfig, parse_config
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
+from fem_core.evaluate import bound as bounds
 from fem_core.evaluate import score as scoring
 from fem_core.filter import rationales as filtering
 from fem_core.filter.verdict import VERIFIER_TIMEOUT, judge
@@ -36,7 +37,7 @@ from fem_core.schemas import ATTEMPTS
 from fem_core.store import tables
 from fem_core.store.manifest import Manifest
 
-KINDS = ("prompts", "attempts", "predictions", "verdicts", "rationales", "scores")
+KINDS = ("prompts", "attempts", "predictions", "verdicts", "rationales", "scores", "probes", "bound")
 """What can be derived again."""
 
 NOT_AGAIN = "not derived again"
@@ -70,12 +71,14 @@ class Rederiver:
         """
         if manifest.kind == "prompts":
             yield from self._prompts(manifest)
-        elif manifest.kind in ("attempts", "predictions"):
+        elif manifest.kind in ("attempts", "predictions", "probes"):
             yield from self._attempts(manifest)
         elif manifest.kind in ("verdicts", "rationales"):
             yield from self._filtered(manifest)
         elif manifest.kind == "scores":
             yield from self._scores(manifest)
+        elif manifest.kind == "bound":
+            yield from self._bound(manifest)
 
     # -- rendered prompts ---------------------------------------------------------------------------------------------
 
@@ -144,9 +147,9 @@ class Rederiver:
             if problem is None:
                 yield _broken(manifest, name, what, "a problem of the step's input", "no such problem")
                 continue
-            seeded = given_by(config) is None if manifest.kind == "attempts" else "sampled" in config and row["attempt"]
-            if seeded:
-                seed = derive_seed(config["seed"], config["iteration"], row["problem_id"], row["attempt"])
+            if _seeded(manifest, row["attempt"]):
+                start = bounds.draw_seed(config["seed"]) if manifest.kind == "probes" else config["seed"]
+                seed = derive_seed(start, config["iteration"], row["problem_id"], row["attempt"])
                 if row["seed"] != seed:
                     yield _broken(manifest, name, f"seed of {what}", row["seed"], seed)
             if asked := config.get("looks"):
@@ -256,6 +259,33 @@ class Rederiver:
         except ValueError as error:
             yield _broken(manifest, None, "scores, derived again", "a result", error)
             return
+        yield from self._same_figures(manifest, again)
+
+    # -- bound --------------------------------------------------------------------------------------------------------
+
+    def _bound(self, manifest: Manifest) -> Iterator[Finding]:
+        if manifest.step.version != bounds.VERSION:
+            yield _other_step(manifest, bounds.VERSION)
+            return
+        problems = self._problems(manifest, "problems")
+        probes, before = (self._ledger.producer(manifest, role) for role in ("probes", "before"))
+        if probes is None:
+            yield _broken(manifest, None, "probes", "an input", "none in the store")
+            return
+        asked = probes.step.config
+        try:
+            now = bounds.weighed(self._store.iter_tables(probes), problems)
+            earlier = None if before is None else bounds.weighed(self._store.iter_tables(before), problems)
+            again = bounds.bound(now, earlier)
+            wanted = bounds.probe_ids(problems, asked["bound"]["problems"], asked["seed"])
+        except (KeyError, ValueError) as error:
+            yield _broken(manifest, None, "bound, derived again", "a result", error)
+            return
+        if now.problem_ids != wanted:
+            yield _broken(manifest, None, "probe set, chosen again", len(now.problem_ids), f"{len(wanted)}, or others")
+        yield from self._same_figures(manifest, again)
+
+    def _same_figures(self, manifest: Manifest, again: Mapping[str, Any]) -> Iterator[Finding]:
         for record in manifest.files:
             there = json.loads(self._store.read_bytes(manifest, record.path))
             for name in sorted(there.keys() | again.keys()):
@@ -267,6 +297,14 @@ class Rederiver:
         if source is None:
             raise FemError(f"The input {role!r} of {manifest.artifact} is not in the store. Restore it from a backup.")
         return self._ledger.problems(source)
+
+
+def _seeded(manifest: Manifest, attempt: int) -> bool:
+    """Whether a draw has a seed of its own."""
+    config = manifest.step.config
+    if manifest.kind == "predictions":
+        return "sampled" in config and attempt > 0
+    return given_by(config) is None
 
 
 def _stats(manifest: Manifest, again: Mapping[str, Any]) -> Iterator[Finding]:

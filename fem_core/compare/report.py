@@ -13,6 +13,7 @@ from fem_core.store.store import Store
 _FIGURES = {
     "accuracy": ("accuracy", 3),
     "calibration_error": ("calibration error", 3),
+    "bound": ("bound, nats", 2),
     "utilization": ("utilization", 3),
     "mean_rationale_tokens": ("rationale tokens", 1),
     "rationales": ("rationales", 0),
@@ -21,7 +22,7 @@ _FIGURES = {
 }
 """Columns of the first table by figure: header and digits."""
 
-_WHERE_ASKED = ("calibration_error",)
+_WHERE_ASKED = ("calibration_error", "bound")
 """Figures that have a column only where some run has them."""
 
 PAIR_HEADERS = (

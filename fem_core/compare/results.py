@@ -167,6 +167,7 @@ def _figures(row: Row) -> dict[str, Any]:
         "exemplars": row.exemplars,
         **{name: scores.get(name) for name in scored},
         "calibration_error": scores.get("calibration", {}).get("error"),
+        "bound": (row.bound or {}).get("bound"),
         "draws": drawn.get("draws"),
         "drawn_tokens": drawn.get("completion_tokens"),
         "rationales": filtered.get("accepted"),
@@ -176,7 +177,7 @@ def _figures(row: Row) -> dict[str, Any]:
 
 
 _OVER_SEEDS = (
-    *("accuracy", "calibration_error", "utilization", "mean_rationale_tokens", "rationales"),
+    *("accuracy", "calibration_error", "bound", "utilization", "mean_rationale_tokens", "rationales"),
     *("draws", "draws_so_far", "drawn_tokens", "drawn_tokens_so_far"),
 )
 

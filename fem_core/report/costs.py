@@ -32,6 +32,8 @@ _STEPS = {
     "checkpoint": "train",
     "predictions": "evaluate",
     "scores": "evaluate",
+    "probes": "evaluate",
+    "bound": "evaluate",
     "report": "report",
 }
 """The step that makes each kind; the estimate itself and the trainer's states are none's."""

@@ -16,7 +16,7 @@ from fem_core.config import FilterConfig, SchemeConfig
 from fem_core.errors import FemError
 from fem_core.report.diagnosis import answers
 from fem_core.report.signatures import lines, signatures
-from fem_core.report.summary import HEADERS, cells, further, notes, summarise
+from fem_core.report.summary import HEADERS, cells, further, markdown_table, notes, summarise
 from fem_core.report.text import md, printable
 from fem_core.sample.given import is_given
 from fem_core.sample.schemes import plan_of
@@ -59,7 +59,7 @@ def model_card(store: Store, run: str, k: int) -> str:
     table = [_row(_COLUMNS), "|" + " --- |" * len(_COLUMNS), *(_row(row[: len(_COLUMNS)]) for row in rows)]
     baseline = [note for note in notes(summary) if note.startswith("Always answering")]
     so_far = replace(summary, rows=[row for row in summary.rows if row.iteration <= k])
-    measured = [_row(row) for row in further(so_far)]
+    measured = [line for one in further(so_far) for line in ("", *markdown_table(one))]
     warnings = lines(signatures(so_far, [row for row in answers(store, run) if row["iteration"] <= k]))
     parent = fork.parent_of(summary.record)
     return "\n".join(
@@ -80,7 +80,7 @@ def model_card(store: Store, run: str, k: int) -> str:
             "",
             *table,
             *(["", *baseline] if baseline else []),
-            *(["", measured[0], re.sub("[^|]+", " --- ", measured[0]), *measured[1:]] if measured else []),
+            *measured,
             *(["", "The run's figures up to here give reason to look closer:", "", *warnings] if warnings else []),
             "",
             "## Data",

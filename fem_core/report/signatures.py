@@ -9,6 +9,7 @@ beside each. Texts may hold labels, which are data: escape them where they are s
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from fem_core.evaluate.bound import LOST, fell
 from fem_core.evaluate.diagnostics import Row
 from fem_core.evaluate.score import wilson
 from fem_core.report import summary as runs
@@ -124,6 +125,24 @@ def _falling(summary: runs.Summary, _: list[Row]) -> Facts:
     return facts
 
 
+def _bound_fell(summary: runs.Summary, _: list[Row]) -> Facts:
+    facts = {}
+    for row in summary.rows:
+        if row.bound and fell(row.bound):
+            change, said = row.bound["change"], []
+            if change["high"] is not None and change["high"] < 0:
+                said.append(
+                    f"the bound fell by {-change['difference']:.3f} nats per problem ({-change['high']:.3f} to "
+                    f"{-change['low']:.3f}, on {change['problems']} problems)"
+                )
+            if change["lost"] > change["gained"] and change["p"] < LOST:
+                said.append(
+                    f"{change['lost']} problems lost their right draws and {change['gained']} came to have some"
+                )
+            facts[row.iteration] = " and ".join(said)
+    return facts
+
+
 def _swallowed(_: runs.Summary, answers: list[Row]) -> Facts:
     """The most common answer must also be beyond the interval of its label's share: a few predictions are uneven by chance."""
     values: dict[tuple[int, str], dict[str, tuple[float, int]]] = {}
@@ -208,6 +227,14 @@ _KINDS = (
         "later iterations undo what earlier ones learnt, as training on one's own draws can",
         "Take the checkpoint of the better iteration (fem export RUN@K), lower train.learning_rate or train.epochs, or set "
         "train.init to base",
+    ),
+    _Kind(
+        "the bound falls",
+        _bound_fell,
+        "an EM step is not to lower the likelihood of the right answers of training problems, so this one moved away from "
+        "them, or moved to rationales that the hinted draws do not show",
+        "Lower train.learning_rate or train.epochs, keep more rationales (scheme.budget, scheme.keep all), compare the "
+        "gap between draws and posterior in fem show, or set train.init to base",
     ),
     _Kind(
         "one label swallows the rest",

@@ -23,6 +23,8 @@ class Row:
     filtered: dict[str, Any] | None = None
     drawn: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
+    bound: dict[str, Any] | None = None
+    """The figures of ``evaluate/bound.py``, where the run asks for them."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By step: sample, filter, train, evaluate."""
 
@@ -82,6 +84,7 @@ def _row(there: dict[str, Manifest], run: str, k: int, exemplars: int, scores_ki
         "sample": read("attempts") if k else None,
         "filter": read("rationales") if k else None,
         "train": read("checkpoint") if k else None,
+        "bound": read("bound") if scores_kind == "scores" else None,
     }
     return Row(
         iteration=k,
@@ -90,6 +93,7 @@ def _row(there: dict[str, Manifest], run: str, k: int, exemplars: int, scores_ki
         filtered=_stats(found["filter"]),
         drawn=_stats(found["sample"]),
         trained=_stats(found["train"]),
+        bound=_stats(found["bound"]),
         seconds={
             step: _seconds(manifest)
             for step in ("sample", "filter", "train", "evaluate")
@@ -126,22 +130,46 @@ def cells(summary: Summary) -> list[tuple[str, ...]]:
     return [_cells(row, summary) for row in summary.rows]
 
 
-def further(summary: Summary) -> list[tuple[str, ...]]:
-    """A second table, its headers first, of what is measured where the configuration asks for it; empty where it does not."""
-    measured = [(row, row.scores["calibration"]) for row in summary.rows if row.scores and "calibration" in row.scores]
-    if not measured:
-        return []
-    return [
-        ("iteration", "draws per problem", "majority accuracy", "confidence", "calibration error"),
-        *(
-            (
-                _label(row, summary),
-                str(found["draws"]),
-                *(f"{found[name]:.3f}" for name in ("majority_accuracy", "confidence", "error")),
-            )
-            for row, found in measured
-        ),
+Table = list[tuple[str, ...]]
+"""Rows of text, the headers first."""
+
+
+def further(summary: Summary) -> list[Table]:
+    """Tables of what is measured where the configuration asks for it: calibration, and EM's bound."""
+    sure = [(row, row.scores["calibration"]) for row in summary.rows if row.scores and "calibration" in row.scores]
+    calibration = [
+        (
+            _label(row, summary),
+            str(found["draws"]),
+            *(f"{found[name]:.3f}" for name in ("majority_accuracy", "confidence", "error")),
+        )
+        for row, found in sure
     ]
+    bounds = [(_label(row, summary), *_bound(row.bound)) for row in summary.rows if row.bound]
+    tables = [[CALIBRATION_HEADERS, *calibration], [BOUND_HEADERS, *bounds]]
+    return [table for table in tables if len(table) > 1]
+
+
+CALIBRATION_HEADERS = ("iteration", "draws per problem", "majority accuracy", "confidence", "calibration error")
+BOUND_HEADERS = (
+    *("iteration", "bound, nats", "95 % interval", "change", "95 % of change", "without right draw"),
+    *("right draws", "effective draws", "gap, nats"),
+)
+
+
+def _bound(found: dict[str, Any]) -> tuple[str, ...]:
+    change = found.get("change") or {}
+    known = change.get("difference") is not None
+    return (
+        f"{found['bound']:.3f}",
+        f"{found['low']:.3f} to {found['high']:.3f}",
+        f"{change['difference']:+.3f}" if known else "-",
+        f"{change['low']:+.3f} to {change['high']:+.3f}" if known else "-",
+        f"{found['without']} of {found['problems']}",
+        f"{found['acceptance']:.3f}",
+        f"{found['ess']:.1f} of {found['draws']}",
+        "-" if found["gap"] is None else f"{found['gap']:.3f}",
+    )
 
 
 def _label(row: Row, summary: Summary) -> str:
@@ -215,15 +243,15 @@ def markdown(summary: Summary, warnings: Sequence[str] = (), facts: Sequence[str
         facts: lines above it.
     """
     above = [f"### {title(summary)}", "", *facts, *([""] if facts else [])]
-    lines = [*above, *_table([HEADERS, *cells(summary)]), "", *notes(summary), ""]
-    if measured := further(summary):
-        lines += [*_table(measured), ""]
+    lines = [*above, *markdown_table([HEADERS, *cells(summary)]), "", *notes(summary), ""]
+    for table in further(summary):
+        lines += [*markdown_table(table), ""]
     if warnings:
         lines += ["Reasons to look closer:", "", *warnings, ""]
     return "\n".join([*lines, f"Digest of the configuration: `{summary.record.digest[:12]}`"])
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of Markdown; the first row is the headers."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]

@@ -11,11 +11,10 @@ vLLM nor the store: the engine, the renderer, the judge, the looker and the writ
 import heapq
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, get_args
 
 import pyarrow as pa
 
-from fem_core.config import Look
 from fem_core.digest import derive_seed
 from fem_core.filter.verdict import ACCEPTED, Judgement
 from fem_core.problems.problem import Problem
@@ -23,9 +22,9 @@ from fem_core.prompts import PromptKind
 from fem_core.sample import look
 from fem_core.sample.schemes import Plan, next_draws
 from fem_core.sample.vllm_engine import Finished, Sampling
-from fem_core.schemas import ATTEMPTS, LOOKED
+from fem_core.schemas import ATTEMPTS
 
-_LOOKS = get_args(Look)
+_DRAWN = get_args(PromptKind)
 
 
 class Engine(look.Engine, Protocol):
@@ -110,7 +109,7 @@ class DrawLoop:
             render: prompt ids of a problem for a prompt kind.
             judge: verdict on (text, finish_reason, problem).
             write_part: is called once per part, when its last problem has settled.
-            looker: asks about accepted draws; with one the parts have ``schemas.LOOKED``.
+            looker: asks about accepted draws; with one the parts have its schema.
         """
         self.job_id = job_id
         self.counts = Counts()
@@ -182,8 +181,8 @@ class DrawLoop:
         _, index_text, attempt_text, kind = finished.request_id.rsplit("/", 3)
         index, attempt = int(index_text), int(attempt_text)
         state = self._open.get(index)
-        if kind in _LOOKS and state is not None:
-            self._receive_look(index, attempt, cast(Look, kind), finished)
+        if kind not in _DRAWN and state is not None:
+            self._receive_look(index, attempt, kind, finished)
             return
         if state is None or state.flying.pop(attempt, None) is None:  # dropped within this very step
             self.counts.dropped_tokens += finished.completion_tokens
@@ -218,12 +217,12 @@ class DrawLoop:
         state, problem = self._open[index], self._problems[index]
         if self._looker is not None:
             for attempt, row in enumerate(state.rows):
-                if row is None or row["verdict"] != ACCEPTED:
+                if row is None:
                     continue
-                for asked in self._looker.asked:
+                for asked in self._looker.wanted(attempt, row["verdict"]):
                     request_id = f"{self.job_id}/{index}/{attempt}/{asked}"
                     at_once = self._looker.begin(
-                        engine, request_id, asked, problem, row["text"], state.token_ids[attempt]
+                        engine, request_id, asked, problem, row["text"], state.token_ids.get(attempt, ())
                     )
                     if at_once is None:
                         state.looking.add(request_id)
@@ -232,7 +231,7 @@ class DrawLoop:
         if not state.looking:
             self._settle(index)
 
-    def _receive_look(self, index: int, attempt: int, asked: Look, finished: Finished) -> None:
+    def _receive_look(self, index: int, attempt: int, asked: str, finished: Finished) -> None:
         state = self._open[index]
         row = state.rows[attempt]
         if row is None or self._looker is None:
@@ -280,7 +279,7 @@ class DrawLoop:
         if self._left[part] == 0:
             first = part * self._part_size
             members = range(first, min(first + self._part_size, len(self._problems)))
-            schema = ATTEMPTS if self._looker is None else LOOKED
+            schema = ATTEMPTS if self._looker is None else self._looker.schema
             table = pa.Table.from_pylist([row for i in members for row in self._settled.pop(i)], schema=schema)
             self._write_part(part, table)
 

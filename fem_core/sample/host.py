@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from fem_core.digest import digest
 from fem_core.errors import FemError
+from fem_core.evaluate.bound import direct_text
 from fem_core.filter.verdict import Judgement, judge
 from fem_core.problems.answers import has_answer_line
 from fem_core.problems.problem import Problem, from_table
@@ -30,6 +31,7 @@ from fem_core.prompts import ChatTokens, PromptKind, messages
 from fem_core.sample.draw import DrawLoop, DrawSettings
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.look import Looker
+from fem_core.sample.probe import ProbeLooker
 from fem_core.sample.proof import read_probe
 from fem_core.sample.vllm_engine import VllmEngine, warm_up
 from fem_core.store.layout import part_name
@@ -141,11 +143,12 @@ class Host:
             raise FemError(
                 f"The problems {job.problems!r} are not in the store {store.url!r}. Run the same command again."
             )
-        problems = from_table(store.read_table(manifest))
+        everything = from_table(store.read_table(manifest))
+        problems = [one for one in everything if job.only is None or one.problem_id in job.only]
         committed = store.parts(job.artifact, job.key)
         done = {n for n in range(-(-len(problems) // job.problems_per_part)) if part_name(n) in committed}
 
-        known = job.others(problems)
+        known = job.others(everything)
 
         def render(problem: Problem, kind: PromptKind) -> list[int]:
             return tokens.ids(messages(job.prompts, problem, kind, job.exemplars, known))
@@ -157,7 +160,14 @@ class Host:
             record = store.write_table(job.artifact, part_name(part), table, job.key)
             self._send("part", id=job.id, name=record.path, rows=record.rows)
 
-        looker = Looker(job.looks, render=render, text_ids=tokens.text_ids, judge=verdict, room=self._room)
+        looker: Looker | None = None
+        if (shown := job.plain_exemplars) is not None:
+            looker = ProbeLooker(
+                plain=lambda problem: tokens.ids(messages(job.prompts, problem, "plain", shown)),
+                direct=lambda problem: tokens.closed(direct_text(problem)),
+            )
+        elif job.looks:
+            looker = Looker(job.looks, render=render, text_ids=tokens.text_ids, judge=verdict, room=self._room)
         self._loops[job.id] = DrawLoop(
             job.id,
             problems,
@@ -170,11 +180,11 @@ class Host:
             render=render,
             judge=verdict,
             write_part=write,
-            looker=looker if job.looks else None,
+            looker=looker,
         )
-        shown = digest([job.prompts.model_dump(mode="json"), job.stages[0][0], job.exemplars])
-        if shown not in self._prompts:
-            self._prompts.add(shown)
+        prompt = digest([job.prompts.model_dump(mode="json"), job.stages[0][0], job.exemplars])
+        if prompt not in self._prompts:
+            self._prompts.add(prompt)
             self._cold.add(job.id)
         self._send("began", id=job.id, total=self._loops[job.id].total, reused_parts=len(done))
 

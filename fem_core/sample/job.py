@@ -64,6 +64,11 @@ class DrawJob(Section):
     """Problems that share a part file."""
     looks: tuple[Look, ...] = ()
     """What is asked about accepted draws; the parts then have ``schemas.LOOKED``."""
+    only: tuple[str, ...] | None = None
+    """Ids of the problems to draw for; None draws for all of the artifact's."""
+    plain_exemplars: int | None = None
+    """Look at the right draws again, given the plain prompt with so many exemplars, and write ``schemas.PROBES``; None
+    does not look."""
     known: Others | None = None
     """What hints show of other problems, where this job has only some of the training problems; None for a run's jobs."""
 

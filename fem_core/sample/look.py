@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fem_core.config import Look
-from fem_core.filter.verdict import TRUNCATED, Judgement
+from fem_core.filter.verdict import ACCEPTED, TRUNCATED, Judgement
 from fem_core.problems.answers import answer_text, parse_answer
 from fem_core.problems.problem import Problem
 from fem_core.prompts import PromptKind
 from fem_core.sample.vllm_engine import Finished, Sampling
+from fem_core.schemas import LOOKED
 
 _HEAD = "Answer:"
 """How the answer line begins."""
@@ -35,6 +36,9 @@ class Engine(Protocol):
 class Looker:
     """What a job asks about its accepted draws."""
 
+    schema = LOOKED
+    """Of the parts."""
+
     def __init__(
         self,
         asked: Sequence[Look],
@@ -50,16 +54,20 @@ class Looker:
             text_ids: token ids of a text inside the assistant's turn.
             room: prompt and completion together, tokens.
         """
-        self.asked = tuple(asked)
+        self._asked = tuple(asked)
         self._render = render
         self._text_ids = text_ids
         self._judge = judge
         self._room = room
 
+    def wanted(self, attempt: int, verdict: str) -> tuple[str, ...]:
+        """What is asked about a draw."""
+        return self._asked if verdict == ACCEPTED else ()
+
     def begin(
-        self, engine: Engine, request_id: str, look: Look, problem: Problem, text: str, token_ids: Sequence[int]
+        self, engine: Engine, request_id: str, look: str, problem: Problem, text: str, token_ids: Sequence[int]
     ) -> dict[str, Any] | None:
-        """Queue a look at an accepted draw; the columns themselves where there is nothing to ask.
+        """Queue a look at a draw; the columns themselves where there is nothing to ask.
 
         Args:
             text, token_ids: of the completion.
@@ -78,7 +86,7 @@ class Looker:
         engine.add(request_id, prompt, Sampling(0.0, 1.0, budget, None, stop="\n"))
         return None
 
-    def columns(self, look: Look, problem: Problem, finished: Finished) -> dict[str, Any]:
+    def columns(self, look: str, problem: Problem, finished: Finished) -> dict[str, Any]:
         """What a finished look found."""
         if look == "plain_logprob":
             return {"plain_logprob": finished.logprob}

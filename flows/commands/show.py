@@ -51,8 +51,8 @@ def show(run: str, *, store: StoreUrl = None, costs: bool = False, diagnostics: 
     print_table([HEADERS, *cells(summary)])
     for note in notes(summary):
         print(note)
-    if measured := further(summary):
-        print_table(measured)
+    for rows in further(summary):
+        print_table(rows)
     for one in signatures(summary, answers(opened, run)):
         print(safe(f"Warning: {one.sentence}"))
 

@@ -17,7 +17,7 @@ from fem_core.sample.client import EngineDied, EngineHost
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.spawn import HostProcess, spawn
 from fem_core.sample.vllm_engine import EngineSettings
-from fem_core.schemas import SCHEMA_VERSION
+from fem_core.schemas import PROBES, SCHEMA_VERSION
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest, StepRecord, artifact_digest
 from fem_core.store.store import Store
@@ -118,6 +118,12 @@ def test_each_job_is_drawn_with_its_own_weights_and_a_broken_listener_ends_nothi
     def broken(event: dict[str, Any]) -> None:
         raise BrokenPipeError("the terminal went away")
 
+    manifest = store.manifest(layout.problems("r", "train"))
+    assert manifest is not None
+    chosen = tuple(store.read_table(manifest).column("problem_id").to_pylist()[i] for i in (1, 2, 6))
+    probing = {"stages": (("hinted", 2),), "keep": "all", "temperature": 1.0, "only": chosen, "plain_exemplars": 0}
+    probes = job(store, "probes").model_copy(update=probing)
+
     async def drawn() -> dict[str, Any]:
         async with host(tiny_model, tmp_path) as one:
             await asyncio.gather(
@@ -125,6 +131,7 @@ def test_each_job_is_drawn_with_its_own_weights_and_a_broken_listener_ends_nothi
                 one.draw(job(store, "old-2"), ("0", tiny_model), ignore),
             )
             await one.draw(job(store, "new"), ("1", checkpoint), ignore)
+            await one.draw(probes, ("1", checkpoint), ignore)
             facts = dict(one.facts)
             os.kill(one.pid or 0, signal.SIGKILL)
             with pytest.raises(EngineDied, match="SIGKILL"):
@@ -138,6 +145,11 @@ def test_each_job_is_drawn_with_its_own_weights_and_a_broken_listener_ends_nothi
     assert len(rows(store, "new")) == 8
     assert rows(store, "new") != rows(store, "old-1")
     assert rows(store, "new") == rows(store, "fresh")
+    table = pq.read_table(Path(store.url) / probes.artifact / layout.part_name(0))
+    assert table.schema.remove_metadata() == PROBES.remove_metadata()
+    assert table.column("problem_id").to_pylist() == [one for one in chosen for _ in range(2)]
+    direct = table.column("direct_logprob").to_pylist()
+    assert direct[1::2] == [None] * 3 and all(one < 0 for one in direct[::2]) and len(set(direct[::2])) == 3
     assert (facts["weights"], facts["resolved_dtype"]) == ("reloaded", "float32")
     assert facts["proved_difference"] < 1e-3
 

@@ -1,18 +1,26 @@
 """The engine's weights, caches and sums, with real vLLM and tiny models whose embeddings are tied."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fem_core.errors import FemError
+from fem_core.filter.verdict import Judgement
+from fem_core.problems.problem import Problem, make_problem
+from fem_core.prompts import ChatTokens
 from fem_core.sample import vllm_engine
+from fem_core.sample.draw import DrawLoop, DrawSettings
+from fem_core.sample.probe import ProbeLooker
 from fem_core.sample.proof import Probe, WeightsNotProved
+from fem_core.sample.schemes import Plan, Stage
 from fem_core.sample.vllm_engine import EngineSettings, Finished, Sampling, VllmEngine
+from fem_core.schemas import PROBES
 
 PROMPT = list(range(1000, 1300))
 """Longer than nine blocks of the prefix cache."""
@@ -272,6 +280,51 @@ def test_given_tokens_are_looked_at_beside_draws_and_whatever_the_cache_holds(
     with pytest.raises(ValueError, match="0 completion tokens"):
         engine.add_score("empty", PROMPT, [])
     assert engine.unfinished == 0
+
+
+def test_a_probe_looks_at_the_very_tokens_that_were_drawn(engine: VllmEngine, tiny_model: Path) -> None:
+    problems = [make_problem(f"Is {n} even?", "yes", "label") for n in range(5)]
+    prompts = {one.problem_id: PROMPT[20 * n : 20 * n + 200] for n, one in enumerate(problems)}
+    parts: dict[int, pa.Table] = {}
+    direct = ChatTokens(tiny_model).closed("Answer: yes")
+
+    def judge(text: str, finish_reason: str, problem: Problem) -> Judgement:
+        return Judgement("wrong_answer", "no") if problem is problems[1] else Judgement("accepted", "yes")
+
+    def probe(plain: Callable[[Problem], list[int]]) -> list[dict[str, Any]]:
+        loop = DrawLoop(
+            "probe",
+            problems,
+            Plan((Stage("hinted", 3),), "all"),
+            DrawSettings(0, 1, 0, 1.0, 1.0, 12),
+            part_size=2,
+            done_parts={1},
+            render=lambda problem, kind: prompts[problem.problem_id],
+            judge=judge,
+            write_part=parts.__setitem__,
+            looker=ProbeLooker(plain, lambda problem: direct),
+        )
+        while not loop.done:
+            loop.fill(engine, 4)
+            for finished in engine.step():
+                loop.receive(finished, engine)
+        assert sorted(parts) == [0, 2] and parts[0].schema == PROBES and engine.unfinished == 0
+        return [row for n in (0, 2) for row in parts[n].to_pylist()]
+
+    same = probe(lambda problem: prompts[problem.problem_id])
+    drawn_for = [problems[n].problem_id for n in (0, 1, 4)]
+    assert [(row["problem_id"], row["attempt"]) for row in same] == [(one, n) for one in drawn_for for n in range(3)]
+    looked = [row for row in same if row["problem_id"] != drawn_for[1]]
+    assert {row["plain_logprob"] for row in same if row not in looked} == {None}
+    assert [row["plain_logprob"] for row in looked] == pytest.approx([row["logprob"] for row in looked], abs=1e-3)
+    for one in drawn_for:
+        expected = sum(reference(tiny_model, [*prompts[one], *direct])[len(prompts[one]) - 1 :])
+        found = [row["direct_logprob"] for row in same if row["problem_id"] == one]
+        assert found == [pytest.approx(expected, abs=1e-3), None, None]
+    other = probe(lambda problem: list(range(2000, 2040)))
+    assert [row["text"] for row in other] == [row["text"] for row in same]
+    moved = [a["plain_logprob"] - b["plain_logprob"] for a, b in zip(other, same, strict=True) if b in looked]
+    assert all(abs(one) > 0.01 for one in moved)
 
 
 def test_an_answer_ends_a_draw(

@@ -493,6 +493,28 @@ def test_sampled_predictions_have_their_own_seeds_and_their_calibration_is_deriv
     assert [(one.artifact, one.recorded) for one in seed] == [(f"{SECOND}/predictions", "5")]
 
 
+def test_probes_are_judged_again_and_the_bound_is_derived_from_them_again(tmp_path: Path, examine: Any) -> None:
+    store = Store.open(str(tmp_path / "bounded"))
+    make_run(store, made_config(evaluate={"bound": {"problems": 6, "draws": 2}}))
+    whole = examine(store, deep=True)
+    assert not whole.broken and not whole.missing
+    assert sum(row.rederived for row in whole.checked) == 12 + 6
+    artifact = f"{SECOND}/bound"
+    data = store.root.read(f"{artifact}/bound.json").replace(b'"without": ', b'"without": 1')
+    replace_bytes(store, artifact, "bound.json", data)
+    found = [one.what for one in examine(store, deep=True).broken if one.artifact == artifact]
+    assert found == ["scores", "without, derived again"]
+    edit_rows(store, f"{FIRST}/probes", lambda rows: rows[0].update(text="No line.", seed=4))
+    broken = {one.what for one in examine(store, deep=True).broken if one.artifact == f"{FIRST}/probes"}
+    assert len([what for what in broken if what.startswith(("seed of attempt 0", "verdict of attempt 0"))]) == 2
+    edit_rows(store, f"{RUN}/iteration=000/probes", lambda rows: rows.__delitem__(slice(0, 2)))
+    what = {one.what for one in examine(store, deep=True).broken if one.artifact == f"{RUN}/iteration=000/bound"}
+    assert {"probe set, chosen again", "problems, derived again"} <= what
+    for path in (f"{FIRST}/bound/_manifest.json", f"{FIRST}/bound/bound.json"):
+        store.root.remove(path)
+    assert f"{FIRST}/bound" in {one.artifact for one in examine(store).broken}
+
+
 def test_figures_that_the_tables_do_not_give_are_counted_again(made: Store, examine: Any) -> None:
     edit_manifest(made, f"{FIRST}/attempts", lambda m: m["stats"].update(problems_accepted=1))
     edit_manifest(made, f"{FIRST}/rationales", lambda m: m["stats"].update(utilization=0.5))

@@ -104,7 +104,7 @@ def test_a_run_with_draws_shows_its_calibration_everywhere(tmp_path: Any) -> Non
     assert (job.stages, job.keep, job.greedy_first, job.temperature) == ((("plain", 4),), "all", True, 1.0)
     assert [one.stats["calibration"]["draws"] for one in made if one.kind == "scores"] == [3, 3, 3]
     summary = summarise(store, "made")
-    headers, base, *_ = further(summary)
+    ((headers, base, *_),) = further(summary)
     assert dict(zip(headers, base, strict=True)) == {
         "iteration": "0 base", "draws per problem": "3", "majority accuracy": "0.500", "confidence": "1.000",
         "calibration error": "0.500",

@@ -1,0 +1,200 @@
+"""EM's bound on a model that can be enumerated: below log p(y* | x), closer with more draws, and a fall is noticed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_run import made_config, make_run
+from scipy.special import logsumexp
+
+from fem_core.evaluate.bound import Weighed, bound, direct_text, fell, probe_ids, weighed
+from fem_core.problems.problem import Problem, make_problem
+from fem_core.report.model_card import model_card
+from fem_core.report.signatures import lines, signatures
+from fem_core.report.summary import further, markdown, summarise
+from fem_core.schemas import PROBES
+from fem_core.store.store import Store
+
+RATIONALES, ANSWERS = ("", "a", "b", "c"), ("no", "yes")
+"""The first rationale is none: the answer line alone."""
+
+PROBLEMS = {one.problem_id: one for one in (make_problem(f"Is {n} even?", "yes", "label") for n in range(30))}
+
+
+class Toy:
+    """For every problem a softmax policy over (z, y): theta for the plain prompt, and a hint that favours y*."""
+
+    def __init__(self, seed: int, hint: float = 2.0) -> None:
+        self.theta = np.random.default_rng(seed).normal(scale=1.5, size=(len(PROBLEMS), len(RATIONALES), len(ANSWERS)))
+        self.hint = hint
+
+    @property
+    def log_pi(self) -> np.ndarray:
+        return self._softmax(self.theta)
+
+    @property
+    def log_q(self) -> np.ndarray:
+        return self._softmax(0.5 * self.theta + self.hint * (np.arange(len(ANSWERS)) == 1))
+
+    @staticmethod
+    def _softmax(theta: np.ndarray) -> np.ndarray:
+        return np.asarray(theta - logsumexp(theta, axis=(1, 2), keepdims=True))
+
+    @property
+    def log_likelihood(self) -> float:
+        """The mean of log pi(y* | x)."""
+        return float(logsumexp(self.log_pi[:, :, 1], axis=1).mean())
+
+    def trained(self, on: int, steps: int = 20, rate: float = 0.5) -> "Toy":
+        """Gradient steps on the likelihood of the answer ``on``: 1 makes y* likelier, 0 less likely."""
+        better = Toy(0, self.hint)
+        better.theta = self.theta.copy()
+        for _ in range(steps):
+            joint = np.exp(better.log_pi)
+            wanted = np.where(np.arange(len(ANSWERS)) == on, joint, 0.0)
+            better.theta += rate * (wanted / wanted.sum(axis=(1, 2), keepdims=True) - joint)
+        return better
+
+    def probes(self, draws: int, seed: int) -> list[pa.Table]:
+        """What a host would write of it."""
+        random, rows = np.random.default_rng(seed), []
+        log_q, log_pi = self.log_q, self.log_pi
+        for i, problem_id in enumerate(PROBLEMS):
+            cells = random.choice(log_q[i].size, p=np.exp(log_q[i]).ravel(), size=draws)
+            for n, (z, y) in enumerate(zip(*np.divmod(cells, len(ANSWERS)), strict=True)):
+                rows.append(
+                    {
+                        "problem_id": problem_id,
+                        "attempt": n,
+                        "prompt_kind": "hinted",
+                        "exemplars": 0,
+                        "text": f"{RATIONALES[z]}\nAnswer: {ANSWERS[y]}".lstrip(),
+                        "answer": ANSWERS[y],
+                        "verdict": "accepted" if y else "wrong_answer",
+                        "finish_reason": "stop",
+                        "prompt_tokens": 1,
+                        "completion_tokens": 1,
+                        "logprob": log_q[i, z, y],
+                        "seed": n,
+                        "plain_logprob": log_pi[i, z, y] if y else None,
+                        "direct_logprob": None if n else log_pi[i, 0, 1],
+                    }
+                )
+        return [pa.Table.from_pylist(rows[i : i + 100], schema=PROBES) for i in range(0, len(rows), 100)]
+
+    def weighed(self, draws: int, seed: int) -> Weighed:
+        return weighed(self.probes(draws, seed), PROBLEMS)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return Toy(request.param)
+
+
+def means(toy: Toy, draws: int, repeats: int = 30) -> tuple[float, float]:
+    """The mean of the bound over repeated probes, and its standard error."""
+    found = [float(toy.weighed(draws, seed).bounds.mean()) for seed in range(repeats)]
+    return float(np.mean(found)), float(np.std(found) / repeats**0.5)
+
+
+def test_the_bound_lies_below_the_log_likelihood_and_comes_closer_with_more_draws(toy: Toy) -> None:
+    low, middle, high = (means(toy, draws) for draws in (2, 8, 32))
+    assert low[0] < middle[0] < high[0] < toy.log_likelihood + 3 * high[1]
+    assert middle[0] - low[0] > 4 * (low[1] + middle[1])
+    assert high[0] == pytest.approx(toy.log_likelihood, abs=0.1)
+
+
+def test_the_direct_answer_is_counted_once(toy: Toy) -> None:
+    """The bracket is unbiased: pi(d | x) is in it exactly, and draws that say d are not."""
+    brackets = np.mean([np.exp(toy.weighed(4, seed).bounds) for seed in range(200)], axis=0)
+    wanted = np.exp(logsumexp(toy.log_pi[:, :, 1], axis=1))
+    assert brackets.mean() == pytest.approx(wanted.mean(), rel=0.03)
+    twice = brackets.mean() + np.exp(toy.log_pi[:, 0, 1]).mean()
+    assert twice > 1.1 * wanted.mean(), "counting them would show here"
+
+
+def test_a_problem_without_a_right_draw_rests_on_the_direct_answer_and_is_counted() -> None:
+    toy = Toy(1, hint=-30.0)  # a hint after which nothing is right
+    now = toy.weighed(3, 0)
+    found = bound(now)
+    assert (found["without"], found["acceptance"], found["ess"]) == (30, 0.0, 0.0)
+    assert (found["gap"], found["gap_problems"]) == (None, 0)
+    direct = [toy.log_pi[list(PROBLEMS).index(problem_id), 0, 1] for problem_id in now.problem_ids]
+    assert now.bounds == pytest.approx(np.array(direct))
+    assert found["low"] < found["bound"] < found["high"] < toy.log_likelihood
+
+
+def test_the_gap_is_that_between_right_draws_and_the_posterior(toy: Toy) -> None:
+    found = bound(toy.weighed(300, 5))
+    log_q, log_pi = toy.log_q[:, :, 1], toy.log_pi[:, :, 1]
+    restricted, posterior = (one - logsumexp(one, axis=1, keepdims=True) for one in (log_q, log_pi))
+    kl = (np.exp(restricted) * (restricted - posterior)).sum(axis=1).mean()
+    assert found["gap"] == pytest.approx(kl, rel=0.1) and kl > 0.05
+    assert 0 < found["ess"] < found["acceptance"] * 300
+
+
+def test_a_better_model_raises_the_bound_and_a_worse_one_is_noticed(toy: Toy) -> None:
+    before = toy.weighed(16, 0)
+    for on, worse in ((1, False), (0, True)):
+        after = toy.trained(on)
+        found = bound(after.weighed(16, 1), before)
+        rose = after.log_likelihood > toy.log_likelihood
+        assert rose != worse
+        assert fell(found) is worse
+        assert (found["change"]["difference"] < 0) is worse
+    assert not fell(bound(toy.weighed(16, 2), before)), "the same model drawn again is no fall"
+    assert not fell(bound(before))
+
+
+def test_problems_that_lose_their_right_draws_are_a_fall() -> None:
+    before, after = Toy(1).weighed(4, 0), Toy(1, hint=-30.0).weighed(4, 1)
+    change = bound(after, before)["change"]
+    assert (change["problems"], change["difference"], change["high"]) == (0, None, None)
+    assert change["lost"] > 25 and change["gained"] == 0 and change["p"] < 1e-6
+    assert fell({"change": change}) and not fell({"change": bound(before, after)["change"]})
+
+
+def test_iterations_of_other_problems_and_probes_without_draws_are_refused() -> None:
+    whole = Toy(1).weighed(2, 0)
+    with pytest.raises(ValueError, match="other problems"):
+        bound(whole, Weighed(whole.problem_ids[1:], whole.log_w[1:], whole.bounds[1:]))
+    tables = Toy(1).probes(2, 0)
+    with pytest.raises(ValueError, match="must have as many"):
+        weighed([tables[0].slice(1)], PROBLEMS)
+    with pytest.raises(ValueError, match="must have as many"):
+        weighed([], PROBLEMS)
+
+
+def test_the_probe_set_is_a_fixed_choice_of_the_run() -> None:
+    ids = list(PROBLEMS)
+    chosen = probe_ids(ids, 20, 7)
+    assert len(set(chosen)) == 20 and set(chosen) <= set(ids)
+    assert probe_ids(reversed(ids), 20, 7) == chosen != probe_ids(ids, 20, 8)
+    assert set(probe_ids(ids, 10, 7)) < set(chosen), "a larger probe set holds the smaller one"
+    assert probe_ids(ids, 1000, 7) == tuple(sorted(ids))
+
+
+def test_the_direct_answer_is_the_answer_line_with_the_answer_as_people_read_it() -> None:
+    one: Problem = make_problem("Which?", "A", "choice", choices=("x", "y"))
+    assert direct_text(one) == "Answer: A"
+    anything: Any = PROBLEMS
+    assert direct_text(next(iter(anything.values()))) == "Answer: yes"
+
+
+def test_a_bound_that_falls_is_shown_and_explained_wherever_a_run_is_looked_at(tmp_path: Path) -> None:
+    asked = made_config(evaluate={"bound": {"problems": 6, "draws": 2}})
+    assert asked.digest() != made_config().digest() and "bound" not in made_config().identity()["evaluate"]
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, asked)
+    summary = summarise(store, "made")
+    (table,) = further(summary)
+    assert [row[0] for row in table] == ["iteration", "0 base", "1", "2"]
+    assert [row[table[0].index("change")] for row in table[1:]] == ["-", "-1.000", "-1.000"]
+    found = signatures(summary)
+    assert [(one.name, one.iterations) for one in found] == [("the bound falls", (1, 2))]
+    assert "fell by 1.000 nats per problem" in found[0].meaning
+    for text in (markdown(summary, lines(found)), model_card(store, "made", 2)):
+        assert "the bound falls (iterations 1, 2)" in text and "| 2 | " in text and "95 % of change" in text
+    assert "(iteration 1)" in model_card(store, "made", 1)
