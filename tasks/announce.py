@@ -161,13 +161,16 @@ async def _send(act: Act, events: "Callable[[], list[RunEvent]]") -> None:
     await tell(f"The OpenLineage event of {act.job}", mend, lambda: asyncio.to_thread(emit))
 
 
-async def tell(what: str, mend: str, telling: Callable[[], Any]) -> None:
-    """Do it; what goes wrong is named by its type alone, as messages of clients may carry credentials."""
+async def tell(what: str, mend: str, telling: Callable[[], Any]) -> bool:
+    """Do it, and say whether it went well; what goes wrong is named by its type alone, as messages of clients may carry
+    credentials."""
     try:
         if asyncio.iscoroutine(found := telling()):
             await found
     except Exception as error:  # noqa: BLE001 (what others hear must not decide what becomes of the work)
         _log().warning("%s could not be sent (%s). The run goes on; %s.", what, type(error).__name__, mend)
+        return False
+    return True
 
 
 def _manifests(store: Store, inputs: Sequence[InputRef]) -> dict[str, Manifest]:

@@ -18,6 +18,9 @@ from tasks import announce, step
 SECONDS = 2.0
 """How often a running step updates its progress artifact."""
 
+AWAY_SECONDS = 30.0
+"""How long it waits after the server did not answer."""
+
 
 class Watch:
     """Progress of one running step."""
@@ -92,10 +95,11 @@ async def watch(label: str, total: int | None, unit: str) -> AsyncIterator[Watch
     async def follow() -> None:
         shown = None
         while True:
+            sent = True
             if (one.done, one.detail) != shown:
                 shown = (one.done, one.detail)
-                await announce.tell(f"The progress of {label}", announce.SERVER, publish)
-            await asyncio.sleep(SECONDS)
+                sent = await announce.tell(f"The progress of {label}", announce.SERVER, publish)
+            await asyncio.sleep(SECONDS if sent else AWAY_SECONDS)
 
     follower = asyncio.create_task(follow())
     try:
