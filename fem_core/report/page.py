@@ -62,6 +62,8 @@ def state(summary: Summary) -> str:
     """How far a run is, in words."""
     scored = sum(row.iteration > 0 and row.scores is not None for row in summary.rows)
     trained = sum(row.iteration > 0 and row.trained is not None for row in summary.rows)
+    if not summary.iterations:
+        return "finished: the base model is scored" if summary.finished else "the base model is to be scored"
     if summary.finished:
         return f"finished: all of {summary.iterations} iterations are trained and scored"
     words = f"{trained} of {summary.iterations} iterations are trained, {scored} scored"

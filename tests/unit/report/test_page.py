@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_run import make_run
+from made_run import made_config, make_run
 
 from fem_core.report.page import BROWSE_URL, Surroundings, links, page, state
 from fem_core.report.summary import summarise
@@ -28,6 +28,9 @@ def test_the_page_says_what_where_and_how_it_goes(made_folder: Path, tmp_path: P
     part = Store.open(str(tmp_path / "part"))
     make_run(part, iterations=1)
     assert state(summarise(part, "made")) == "1 of 2 iterations are trained, 1 scored"
+    base = Store.open(str(tmp_path / "base"))
+    make_run(base, made_config(scheme={"name": "none"}))
+    assert state(summarise(base, "made")) == "finished: the base model is scored"
 
 
 def test_links_are_there_only_where_a_browser_is_named(made_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
