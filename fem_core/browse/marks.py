@@ -21,9 +21,6 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
-OPEN, CLOSE = "\ue000", "\ue001"
-"""Private characters around what a prompt takes from the hint."""
-
 
 def plain(text: str) -> Markup:
     """Escaped, with hidden characters as small labels."""
@@ -41,13 +38,18 @@ def found(text: str, words: Sequence[str]) -> Markup:
     return _marked(text, spans, lambda part: Markup("<mark>%s</mark>") % plain(part))
 
 
-def hinted(text: str) -> Markup:
-    """A prompt with what lies between ``OPEN`` and ``CLOSE`` marked as hint."""
-    spans = re.finditer(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}", text)
+def hinted(text: str, between: str) -> Markup:
+    """A prompt with what comes from the hint marked.
+
+    Args:
+        between: the two characters that stand around it.
+    """
+    start, end = map(re.escape, between)
+    spans = re.finditer(f"{start}([^{start}{end}]*){end}", text)
     return _marked(
         text,
         spans,
-        lambda part: Markup('<mark class="hint" title="the hint">%s</mark>') % plain(part.strip(OPEN + CLOSE)),
+        lambda part: Markup('<mark class="hint" title="the hint">%s</mark>') % plain(part.strip(between)),
     )
 
 

@@ -6,6 +6,7 @@ which the question happens to contain is not taken for the hint.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 
 from fem_core.audit.ledger import Ledger
 from fem_core.audit.tokenizer import NoTokenizer, load
-from fem_core.browse.marks import CLOSE, OPEN, hinted
+from fem_core.browse.marks import hinted
 from fem_core.browse.rows import Attempt
 from fem_core.config import PromptsConfig
 from fem_core.errors import FemError
@@ -28,10 +29,26 @@ DRAWN = ("plain", "hinted")
 """Kinds of attempts that a prompt drew; what is given saw none."""
 
 
-def chat(
-    config: Mapping[str, Any], problem: Problem, kind: str, exemplars: int, train: Sequence[Problem] = ()
-) -> list[Message]:
-    """The messages, hints between ``marks.OPEN`` and ``marks.CLOSE``.
+@dataclass(frozen=True)
+class Chat:
+    """A prompt as messages, with ``between`` around what comes from the hint."""
+
+    messages: Sequence[Message]
+    between: str
+    """Two private characters that are nowhere else in it."""
+
+    @property
+    def bare(self) -> list[Message]:
+        """What the model was given."""
+        return [{"role": one["role"], "content": self.without(one["content"])} for one in self.messages]
+
+    def without(self, text: str) -> str:
+        """A text without ``between``."""
+        return text.replace(self.between[0], "").replace(self.between[1], "")
+
+
+def chat(config: Mapping[str, Any], problem: Problem, kind: str, exemplars: int, train: Sequence[Problem] = ()) -> Chat:
+    """The prompt of an attempt.
 
     Args:
         config: the run's configuration.
@@ -42,16 +59,17 @@ def chat(
     """
     shown = PromptsConfig.model_validate(config["prompts"])
     known = others(shown, train, int(config["seed"]))
+    exact = messages(shown, problem, cast(PromptKind, kind), exemplars, known)
+    used = {character for message in exact for character in message["content"]}
+    start, end = [one for one in map(chr, range(0xE000, 0xF8FF)) if one not in used][:2]
     wrapped = shown.hinted
     for name in ("{answer}", "{candidates}", "{solution}"):
-        wrapped = wrapped.replace(name, f"{OPEN}{name}{CLOSE}")
-    exact = messages(shown, problem, cast(PromptKind, kind), exemplars, known)
-    if any(mark in message["content"] for message in exact for mark in (OPEN, CLOSE)):
-        return exact
-    return messages(shown.model_copy(update={"hinted": wrapped}), problem, cast(PromptKind, kind), exemplars, known)
+        wrapped = wrapped.replace(name, f"{start}{name}{end}")
+    prompts = shown.model_copy(update={"hinted": wrapped})
+    return Chat(messages(prompts, problem, cast(PromptKind, kind), exemplars, known), start + end)
 
 
-def from_row(config: Mapping[str, Any], row: Attempt) -> list[Message] | None:
+def from_row(config: Mapping[str, Any], row: Attempt) -> Chat | None:
     """The messages from what a page of many has at hand; None where a hint shows more than y*, or nothing was drawn.
 
     A prompt holds the question with its choices, and of the rest of a problem only what the hint shows.
@@ -64,7 +82,7 @@ def from_row(config: Mapping[str, Any], row: Attempt) -> list[Message] | None:
     return chat(config, problem, row.prompt_kind, row.exemplars)
 
 
-def from_store(store: Store, config: Mapping[str, Any], row: Attempt, problems: Manifest) -> list[Message]:
+def from_store(store: Store, config: Mapping[str, Any], row: Attempt, problems: Manifest) -> Chat:
     """The messages of any attempt that was drawn. Reads the problems.
 
     Args:
@@ -80,9 +98,9 @@ def from_store(store: Store, config: Mapping[str, Any], row: Attempt, problems: 
     return chat(config, mine, row.prompt_kind, row.exemplars, found)
 
 
-def marked(chat_: Sequence[Message]) -> list[tuple[str, Markup]]:
+def marked(shown: Chat) -> list[tuple[str, Markup]]:
     """Role and content of each message."""
-    return [(message["role"], hinted(message["content"])) for message in chat_]
+    return [(message["role"], hinted(message["content"], shown.between)) for message in shown.messages]
 
 
 def tokenizer(store: Store, run: str, cache: Path) -> ChatTokens | str:
@@ -100,16 +118,9 @@ def tokenizer(store: Store, run: str, cache: Path) -> ChatTokens | str:
         return str(error)
 
 
-def rendered(tokens: ChatTokens, chat_: Sequence[Message]) -> Markup:
-    """The text that the tokenizer was given. Marks stay where the template leaves texts as they are."""
-    exact = tokens.text([_bare(message) for message in chat_])
-    with_marks = tokens.text(chat_)
-    return hinted(with_marks if _without(with_marks) == exact else exact)
-
-
-def _bare(message: Message) -> Message:
-    return {"role": message["role"], "content": _without(message["content"])}
-
-
-def _without(text: str) -> str:
-    return text.replace(OPEN, "").replace(CLOSE, "")
+def rendered(tokens: ChatTokens, shown: Chat) -> tuple[Markup, int]:
+    """The text that the tokenizer was given, and how many tokens it is. Hints are marked where the template leaves texts
+    as they are."""
+    exact, marked_ = tokens.text(shown.bare), tokens.text(shown.messages)
+    whole = shown.without(marked_) == exact
+    return hinted(marked_ if whole else exact, shown.between), len(tokens.ids(shown.bare))

@@ -31,7 +31,7 @@ from fem_core.browse.rows import Attempt
 from fem_core.errors import FemError
 from fem_core.filter.verdict import ACCEPTED
 from fem_core.model import default_cache
-from fem_core.prompts import ChatTokens, Message
+from fem_core.prompts import ChatTokens
 from fem_core.schemas import ATTEMPTS
 from fem_core.store import layout
 
@@ -104,10 +104,11 @@ def router(library: Library, pages: Pages) -> APIRouter:
             raise FemError(f"There is no attempt {attempt} at {problem_id} in iteration {iteration} of {run!r}.")
         chat, trouble = _chat(library, run, row)
         exact: Markup | None = None
+        count = 0
         if chat:
             tokens = tokenizers.of(run)
             if isinstance(tokens, ChatTokens):
-                exact = prompt.rendered(tokens, chat)
+                exact, count = prompt.rendered(tokens, chat)
             else:
                 trouble = f"the tokenizer is not here ({tokens})"
         return pages.render(
@@ -115,6 +116,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             run=run,
             row=row,
             exact=exact,
+            count=count,
             chat=prompt.marked(chat) if chat else None,
             trouble=trouble,
             hinted=row.prompt_kind == "hinted",
@@ -182,7 +184,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
 def prompts_of(config: Any, rows: tuple[Attempt, ...]) -> dict[str, list[tuple[str, Markup]]]:
     """The messages that drew these attempts, by attempt id, where a page of many can say them."""
     found = {row.id: prompt.from_row(config, row) for row in rows}
-    return {name: prompt.marked(chat) for name, chat in found.items() if chat}
+    return {name: prompt.marked(chat) for name, chat in found.items() if chat is not None}
 
 
 class _Tokenizers:
@@ -203,7 +205,7 @@ class _Tokenizers:
             return self._found[name]
 
 
-def _chat(library: Library, run: str, row: Attempt) -> tuple[list[Message] | None, str]:
+def _chat(library: Library, run: str, row: Attempt) -> tuple[prompt.Chat | None, str]:
     """The messages, or why there are none."""
     if row.prompt_kind not in prompt.DRAWN:
         return None, "It was given, not drawn: no prompt was shown"

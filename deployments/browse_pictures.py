@@ -1,0 +1,61 @@
+"""Takes pictures of the browser's main pages: ``python -m deployments.browse_pictures STORE RUN FOLDER``.
+
+Writes ``browse-run.png``, ``browse-attempts.png`` and ``browse-problem.png`` (dark, on a narrow screen) of a run. Needs
+Playwright (``pip install playwright``) and the system's Chromium; no browser is downloaded.
+"""
+
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import uvicorn
+from playwright.sync_api import sync_playwright
+
+from deployments.screenshot import ARGUMENTS, CHROMIUM
+from fem_core.browse.app import application
+from fem_core.browse.filters import Filter
+from fem_core.browse.library import Library
+
+
+def main() -> None:
+    """Serve the store, open its pages, take the pictures."""
+    store, run, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as cache, socket.socket() as listening:
+        library = Library(store, Path(cache))
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application(library), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            _take(f"http://127.0.0.1:{listening.getsockname()[1]}", library, run, folder)
+        finally:
+            server.should_exit = True
+            thread.join()
+            library.close()
+
+
+def _take(home: str, library: Library, run: str, folder: Path) -> None:
+    last = max(row.iteration for row in library.run(run).summary.rows if row.drawn)
+    kept = library.attempts(run, last, Filter(verdict="accepted"), size=1).rows[0]
+    wide, narrow = {"width": 1280, "height": 1000}, {"width": 400, "height": 860}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        for name, address, size, scheme in (
+            ("run", f"/runs/{run}", wide, "light"),
+            ("attempts", f"/runs/{run}/iterations/{last}/attempts", wide, "light"),
+            ("problem", f"/runs/{run}/problems/{kept.problem_id}", narrow, "dark"),
+        ):
+            context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+            page = context.new_page()
+            page.goto(home + address)
+            page.locator("article details").first.evaluate_all("all => all.forEach(one => { one.open = true })")
+            page.screenshot(path=str(folder / f"browse-{name}.png"))
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
