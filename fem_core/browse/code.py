@@ -40,8 +40,9 @@ def snippets(store_url: str, manifest: Manifest) -> list[tuple[str, str]]:
     duckdb = [
         "import duckdb",
         head,
-        *(["duckdb.register_filesystem(fs)"] if remote else []),
-        'print(duckdb.sql("select * from read_parquet($files)", params={"files": files}))',
+        "database = duckdb.connect()",
+        *(["database.register_filesystem(fs)"] if remote else []),
+        'print(database.sql("select * from read_parquet($files)", params={"files": files}))',
     ]
     files = "[fs._strip_protocol(file) for file in files], filesystem=fs" if remote else "files"
     pyarrow = [
