@@ -77,10 +77,14 @@ class NoLinks(Links):
         return None
 
 
+_USUAL = ("kind", "attempts")
+"""What an address says without saying it."""
+
+
 def _part(name: str) -> str:
     return quote(name, safe="")
 
 
 def _query(chosen: dict[str, Any]) -> str:
-    values = {name: value for name, value in chosen.items() if value not in (None, "")}
+    values = {name: value for name, value in chosen.items() if value not in (None, "") and (name, value) != _USUAL}
     return f"?{urlencode(values)}" if values else ""
