@@ -6,11 +6,11 @@ Contract: reads manifests and two columns of predictions, verified; nothing is w
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fem_core.browse.rows import RunPage
-from fem_core.evaluate.paired import mcnemar, paired_bootstrap
+from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap
 from fem_core.filter.verdict import ACCEPTED
 from fem_core.store import layout
 from fem_core.store.store import Store
@@ -40,6 +40,8 @@ class Paired:
     """95 % interval, paired bootstrap."""
     p: float = 1.0
     """Exact McNemar test."""
+    p_holm: float = 1.0
+    """The same, adjusted for the number of pairs."""
 
 
 def fields(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -68,7 +70,9 @@ def paired(store: Store, pages: Sequence[RunPage]) -> list[Paired]:
             if (name, both[-1]) not in right:
                 right[name, both[-1]] = _right(store, name, both[-1])
         found.append(_pair(*names, both[-1], right[names[0], both[-1]], right[names[1], both[-1]]))
-    return found
+    tested = [one for one in found if one.problems]
+    adjusted = iter(holm([one.p for one in tested]))
+    return [replace(one, p_holm=next(adjusted)) if one.problems else one for one in found]
 
 
 def _pair(first: str, second: str, k: int, a: Mapping[str, bool], b: Mapping[str, bool]) -> Paired:

@@ -112,6 +112,9 @@ def test_a_reader_needs_no_mouse(chromium: Browser, home: str, library: Library)
     assert page.evaluate(focused) == names[1]
     page.keyboard.press("k")
     assert page.evaluate(focused) == names[0]
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/attempts/*/0")
+    page.go_back()
     page.keyboard.press("?")
     assert page.locator("dialog#keys").is_visible()
     page.keyboard.press("Escape")

@@ -29,6 +29,11 @@ const keys = {
   k: () => step(-1),
   n: () => follow("a[rel=next]"),
   p: () => follow("a[rel=prev]"),
+  Enter: () => {
+    const link = document.activeElement.matches("[data-item]") && document.activeElement.querySelector("a");
+    if (link) link.click();
+    return Boolean(link);
+  },
   "/": () => {
     const field = document.querySelector("[data-search]");
     if (field) { field.focus(); field.select(); }
@@ -44,10 +49,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const act = keys[event.key];
-  if (act) {
-    event.preventDefault();
-    act();
-  }
+  if (act && act() !== false) event.preventDefault();
 });
 
 for (const button of document.querySelectorAll("[data-keys]")) {

@@ -18,11 +18,13 @@ from made_run import made_config, make_run
 from schemathesis.checks import content_type_conformance, not_a_server_error, status_code_conformance
 from starlette.testclient import TestClient
 
+from fem_core.browse import side_by_side
 from fem_core.browse.alone import report
 from fem_core.browse.app import application, web
 from fem_core.browse.library import Library
 from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError
+from fem_core.evaluate.paired import mcnemar
 from fem_core.store.store import Store
 
 HOME = "http://127.0.0.1:8765"
@@ -103,7 +105,24 @@ def test_the_runs_are_filtered_sorted_and_compared(client: TestClient) -> None:
     page = text(client.get("/compare?run=made&run=other").text)
     assert "train.learning_rate" in page and "3e-05" in page and "sample.temperature" not in page
     assert "made → other 2 4" in page, "the last iteration that both have scored, and its problems"
+    three = text(client.get("/compare?run=made&run=other&run=hostile").text)
+    assert "made → hostile they share no test problem" in three
     assert client.get("/compare?run=made").status_code == 404
+    assert client.get("/compare?" + "&".join(f"run=r{n}" for n in range(9))).status_code == 422
+
+
+def test_the_paired_test_is_that_of_the_shared_problems(library: Library) -> None:
+    pages = [library.run(name) for name in ("made", "other")]
+    (pair,) = side_by_side.paired(library.store, pages)
+    right = [
+        {row["problem_id"] for row in library.store.read_table(found).to_pylist() if row["verdict"] == "accepted"}
+        for name in ("made", "other")
+        if (found := library.artifact(f"{name}@2/predictions").manifest)
+    ]
+    only = len(right[0] - right[1]), len(right[1] - right[0])
+    assert (pair.only_first, pair.only_second) == only and sum(only) > 0
+    assert pair.p == pair.p_holm == mcnemar(*only) and pair.difference == (only[1] - only[0]) / pair.problems
+    assert pair.low <= pair.difference <= pair.high
 
 
 def test_a_run_shows_figures_verdicts_lineage_and_configuration(client: TestClient) -> None:
