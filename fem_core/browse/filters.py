@@ -60,6 +60,11 @@ class Filter:
     annotation: str | None = None
     """The last annotation: good, bad or leaked; any shows what has one and none what has none."""
 
+    @property
+    def by_leak(self) -> bool:
+        """Whether it asks for leak scores."""
+        return self.min_leak is not None or self.max_leak is not None
+
 
 def words(text: str | None) -> tuple[str, ...]:
     """The words and phrases of a search, for highlighting too.
@@ -73,10 +78,11 @@ def words(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def where(chosen: Filter, annotated: Collection[str]) -> tuple[str, list[Any]]:
+def where(chosen: Filter, annotated: Collection[str], leaks: str | None) -> tuple[str, list[Any]]:
     """A condition over the columns of an iteration, and its parameters.
 
     Args:
+        leaks: the database that has the leak scores, where ``chosen.by_leak``.
         annotated: ``<problem id>.<attempt>`` of the attempts that have the annotation that is asked for; of all that
             have one where none is.
     """
@@ -91,12 +97,17 @@ def where(chosen: Filter, annotated: Collection[str]) -> tuple[str, list[Any]]:
         ("completion_tokens", "<=", chosen.max_length),
         ("logprob", ">=", chosen.min_logprob),
         ("logprob", "<=", chosen.max_logprob),
-        ("leak", ">=", chosen.min_leak),
-        ("leak", "<=", chosen.max_leak),
     ):
         if value is not None:
             terms.append(f"{column} {operator} ?")
             values.append(value)
+    if leaks is not None:
+        bounds = [("leak >= ?", chosen.min_leak), ("leak <= ?", chosen.max_leak)]
+        asked = [(term, value) for term, value in bounds if value is not None]
+        terms.append(
+            f"position IN (SELECT position FROM {leaks}.leaks WHERE {' AND '.join(term for term, _ in asked)})"
+        )
+        values += [value for _, value in asked]
     if chosen.annotation is not None:
         if chosen.annotation not in ANNOTATIONS:
             raise FemError(f"There is no annotation {chosen.annotation!r}. Choose one of {', '.join(ANNOTATIONS)}.")

@@ -24,10 +24,13 @@ from fem_core.annotations import Annotation
 from fem_core.audit.lineage import parse
 from fem_core.browse import one_problem, tables
 from fem_core.browse.filters import Filter, order, where
-from fem_core.browse.index import Cursor, Indexes
+from fem_core.browse.index import Cursor, Fill, Indexes
+from fem_core.browse.iteration import Iteration, shown
 from fem_core.browse.rows import ArtifactPage, Attempt, Interval, Page, RunPage, RunRow
+from fem_core.config import PromptsConfig
 from fem_core.digest import digest
 from fem_core.errors import FemError, StoreAway
+from fem_core.filter.leak import Leaks
 from fem_core.model import default_cache
 from fem_core.problems.problem import Problem
 from fem_core.report import listing
@@ -47,9 +50,6 @@ _FRESH = 20.0
 
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
-
-_EXPORTED = 8192
-"""Positions looked at for one batch of an export."""
 
 MOST_ROWS = 200
 """On a page."""
@@ -186,16 +186,11 @@ class Library:
             raise FemError(
                 f"Page {page} of {size} rows cannot be shown. Pages begin with 1 and have 1 to {MOST_ROWS} rows."
             )
-        condition, values = self._where(run, iteration, chosen)
-        by = order(sort)
-        with self._opened(run, iteration, kind) as (cursor, index, _):
-            total = _one(cursor, f"SELECT count(*) FROM {index}.attempts WHERE {condition}", values)
-            cursor.execute(
-                f"SELECT position FROM {index}.attempts WHERE {condition} ORDER BY {by} LIMIT ? OFFSET ?",
-                [*values, size, (page - 1) * size],
-            )
-            positions = [row[0] for row in cursor.fetchall()]
-        rows = self._at(run, iteration, kind, positions)
+        chosen, by = chosen or Filter(), order(sort)
+        with self._opened(run, iteration, kind, chosen.by_leak) as opened:
+            condition, values = self._where(run, iteration, chosen, opened.leaks)
+            total = opened.total(condition, values)
+            rows = opened.at(opened.positions(condition, values, by, size, (page - 1) * size))
         return Page(tuple(rows), total, page, max(1, -(-total // size)))
 
     def attempt(self, run: str, iteration: int, position: int, kind: str = "attempts") -> Attempt:
@@ -204,7 +199,8 @@ class Library:
         Raises:
             FemError: there is none.
         """
-        rows = self._at(run, iteration, kind, [position])
+        with self._opened(run, iteration, kind) as opened:
+            rows = opened.at([position])
         if not rows:
             raise FemError(f"{kind} of {run}@{iteration} has no row {position}. Look through them from the first page.")
         return rows[0]
@@ -215,14 +211,8 @@ class Library:
         Raises:
             FemError: there is no such run or iteration.
         """
-        found = {}
-        with self._opened(run, iteration, kind) as (cursor, index, _):
-            for column in ("verdict", "prompt_kind", "label"):
-                cursor.execute(
-                    f"SELECT {column}, count(*) AS n FROM {index}.attempts GROUP BY {column} ORDER BY n DESC, {column} LIMIT 50"
-                )
-                found[column] = dict(cursor.fetchall())
-        return found
+        with self._opened(run, iteration, kind) as opened:
+            return {column: opened.counts(column, 50) for column in ("verdict", "prompt_kind", "label")}
 
     def export(
         self, run: str, iteration: int, chosen: Filter | None = None, kind: str = "attempts"
@@ -232,36 +222,18 @@ class Library:
         Raises:
             FemError: as ``attempts``, when the first batch is asked for.
         """
-        condition, values = self._where(run, iteration, chosen)
-        with self._opened(run, iteration, kind) as (cursor, index, problems):
-            last = _one(cursor, f"SELECT coalesce(max(position), -1) FROM {index}.attempts", [])
-            for start in range(0, last + 1, _EXPORTED):
-                found = cursor.sql(
-                    f"SELECT a.*, {_question(problems)} AS question FROM {index}.attempts a {_with(problems)} "
-                    f"WHERE a.position IN (SELECT position FROM {index}.attempts WHERE position >= ? AND position < ? "
-                    f"AND {condition}) ORDER BY a.position",
-                    params=[start, start + _EXPORTED, *values],
-                )
-                yield from found.to_arrow_table().to_batches()
-
-    def _where(self, run: str, iteration: int, chosen: Filter | None) -> tuple[str, list[Any]]:
         chosen = chosen or Filter()
+        with self._opened(run, iteration, kind, chosen.by_leak) as opened:
+            yield from opened.batches(*self._where(run, iteration, chosen, opened.leaks))
+
+    def _where(self, run: str, iteration: int, chosen: Filter, leaks: str | None) -> tuple[str, list[Any]]:
         if chosen.annotation is None:
-            return where(chosen, ())
+            return where(chosen, (), leaks)
         last = {
             f"{one.problem_id}.{one.attempt}": one.value for one in self.annotations(run) if one.iteration == iteration
         }
         wanted = (chosen.annotation,) if chosen.annotation in annotations.REAL else annotations.REAL
-        return where(chosen, [attempt for attempt, value in last.items() if value in wanted])
-
-    def _at(self, run: str, iteration: int, kind: str, positions: list[int]) -> list[Attempt]:
-        """The rows at these positions, in this order."""
-        if not positions:
-            return []
-        with self._opened(run, iteration, kind) as (cursor, index, problems):
-            found = _attempts(cursor, index, problems, "a.position IN (SELECT unnest(?))", positions, iteration, kind)
-        by_position = {row.position: row for row in found}
-        return [by_position[position] for position in positions if position in by_position]
+        return where(chosen, [attempt for attempt, value in last.items() if value in wanted], leaks)
 
     # -- one problem --------------------------------------------------------------------------------------------------
 
@@ -292,15 +264,15 @@ class Library:
     ) -> list[Attempt]:
         rows = self._without_index(sources, k, kind, problem_id, places)
         if rows is None:
-            with self._use(sources) as (cursor, index, problems):
-                rows = _attempts(cursor, index, problems, "a.problem_id = ?", problem_id, k, kind)
+            with self._use(sources, k, kind) as opened:
+                rows = opened.rows("problem_id = ?", [problem_id])
         return sorted(rows, key=lambda row: (row.attempt, row.position))
 
     def _without_index(
         self, sources: "_Sources", k: int, kind: str, problem_id: str, places: dict[str, tuple[int, Problem] | None]
     ) -> list[Attempt] | None:
         """The same from one part file; None where there is an index, or it must be made to be sure."""
-        if sources.problems is None or self._indexes.has("attempts", tables.VERSION, sources.key):
+        if sources.problems is None or self._indexes.has(tables.VERSION, "attempts", sources.key):
             return None
         digest_ = sources.problems.digest
         if digest_ not in places:
@@ -308,8 +280,9 @@ class Library:
         place = places[digest_]
         if place is None:
             return []
-        rows = one_problem.rows(self.store, sources.manifest, sources.verdicts, *place, sources.record.config)
-        return None if rows is None else [_attempt(row, k, kind) for row in rows]
+        rows = one_problem.rows(self.store, sources.manifest, sources.verdicts, *place)
+        finder = _finder(sources.record)
+        return None if rows is None else [shown(row, place[1], finder, k, kind) for row in rows]
 
     # -- annotations --------------------------------------------------------------------------------------------------
 
@@ -423,12 +396,13 @@ class Library:
             FemError: there is no such run, or a file does not hold.
         """
         record = self.store.existing_run(run)
-        for k in reversed(range(int(record.config["iterations"]) + 1)):
-            for kind in _KINDS:
-                sources = self._sources(record, k, kind)
-                if sources is not None and not self._ended.is_set():
-                    with self._use(sources):
-                        pass
+        for with_leaks in (False, True):
+            for k in reversed(range(int(record.config["iterations"]) + 1)):
+                for kind in _KINDS:
+                    sources = self._sources(record, k, kind)
+                    if sources is not None and not self._ended.is_set():
+                        with self._use(sources, k, kind, with_leaks and kind == "attempts"):
+                            pass
 
     def _looked_at(self, run: str) -> RunRecord:
         """A run's record. Who looks at a run will look at its iterations: they are prepared meanwhile."""
@@ -446,13 +420,13 @@ class Library:
             _log.info("the run %s is not prepared: %s", run, error)  # the page that needs it says so to its reader
 
     @contextmanager
-    def _opened(self, run: str, iteration: int, kind: str) -> Iterator[tuple[Cursor, str, str | None]]:
+    def _opened(self, run: str, iteration: int, kind: str, with_leaks: bool = False) -> Iterator[Iteration]:
         if kind not in _KINDS:
             raise FemError(f"There are no {kind!r} to show. Choose one of {', '.join(_KINDS)}.")
         sources = self._sources(self._looked_at(run), iteration, kind)
         if sources is None:
             raise FemError(f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has.")
-        with self._use(sources) as opened:
+        with self._use(sources, iteration, kind, with_leaks) as opened:
             yield opened
 
     def _sources(self, record: RunRecord, k: int, kind: str) -> "_Sources | None":
@@ -466,29 +440,33 @@ class Library:
         return _Sources(record, manifest, verdicts, problems)
 
     @contextmanager
-    def _use(self, sources: "_Sources") -> Iterator[tuple[Cursor, str, str | None]]:
-        """A cursor, the index of the attempts, and that of their problems where there are any."""
+    def _use(self, sources: "_Sources", k: int, kind: str, with_leaks: bool = False) -> Iterator[Iteration]:
+        """An iteration with its indexes, made where they are not there.
+
+        Args:
+            with_leaks: that of the leak scores, too.
+        """
+        finder = _finder(sources.record)
         with ExitStack() as stack:
+
+            def use(fill: Fill, *made_from: object) -> tuple[Cursor, str]:
+                return stack.enter_context(self._indexes.opened(fill, tables.VERSION, *made_from))
+
             problems = None
             if sources.problems is not None:
                 fill = partial(tables.problems, self.store, sources.problems)
-                problems = stack.enter_context(
-                    self._indexes.opened(fill, "problems", tables.VERSION, sources.problems.digest)
-                )[1]
-            fill = partial(
-                tables.attempts,
-                self.store,
-                sources.manifest,
-                sources.verdicts,
-                sources.problems,
-                sources.record.config,
-            )
-            cursor, index = stack.enter_context(self._indexes.opened(fill, "attempts", tables.VERSION, sources.key))
-            yield cursor, index, problems
+                problems = use(fill, "problems", sources.problems.digest)[1]
+            fill = partial(tables.attempts, self.store, sources.manifest, sources.verdicts, sources.problems)
+            cursor, index = use(fill, "attempts", sources.key)
+            leaks = None
+            if with_leaks:
+                known = Iteration(k, kind, finder, cursor, index, problems, None).known
+                leaks = use(partial(tables.leaks, index, known, finder), "leaks", sources.key, sources.prompts)[1]
+            yield Iteration(k, kind, finder, cursor, index, problems, leaks)
 
 
 class _Sources:
-    """What the index of an artifact is made of."""
+    """What the indexes of an artifact are made of."""
 
     def __init__(
         self, record: RunRecord, manifest: Manifest, verdicts: Manifest | None, problems: Manifest | None
@@ -498,38 +476,16 @@ class _Sources:
     @property
     def key(self) -> str:
         """Digest of all that decides what the index holds."""
-        made_from = [one and one.digest for one in (self.manifest, self.verdicts, self.problems)]
-        return digest([made_from, self.record.config["prompts"]])
+        return digest([one and one.digest for one in (self.manifest, self.verdicts, self.problems)])
+
+    @property
+    def prompts(self) -> str:
+        """Digest of the prompts, from which a leak may come."""
+        return digest(self.record.config["prompts"])
 
 
-def _attempts(
-    cursor: Cursor, index: str, problems: str | None, condition: str, value: Any, k: int, kind: str
-) -> list[Attempt]:
-    cursor.execute(
-        f"SELECT a.*, {_question(problems)} AS question FROM {index}.attempts a {_with(problems)} WHERE {condition}",
-        [value],
-    )
-    names = [column[0] for column in cursor.description or ()]
-    rows = (dict(zip(names, row, strict=True)) for row in cursor.fetchall())
-    return [_attempt(row, k, kind) for row in rows]
-
-
-def _attempt(row: dict[str, Any], k: int, kind: str) -> Attempt:
-    own = {name: row[name] for name in row if name in Attempt.__dataclass_fields__}
-    more = {name: value for name, value in row.items() if name not in own and name != "seed"}
-    return Attempt(**own, iteration=k, kind=kind, more=more)
-
-
-def _with(problems: str | None) -> str:
-    return "" if problems is None else f"LEFT JOIN {problems}.problems q ON q.problem_id = a.problem_id"
-
-
-def _question(problems: str | None) -> str:
-    return "''" if problems is None else "coalesce(q.question, '')"
-
-
-def _one(cursor: Cursor, sql: str, values: list[Any]) -> int:
-    return int(cursor.execute(sql, values).fetchall()[0][0])
+def _finder(record: RunRecord) -> Leaks:
+    return Leaks(PromptsConfig.model_validate(record.config["prompts"]))
 
 
 def _source(problems: dict[str, Any]) -> str:

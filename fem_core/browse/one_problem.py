@@ -9,10 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fem_core.browse.tables import OWN, leak
-from fem_core.config import PromptsConfig
-from fem_core.filter.leak import Leaks
-from fem_core.problems.problem import Problem, from_table, full_question
+from fem_core.browse.tables import OWN
+from fem_core.problems.problem import Problem, from_table
 from fem_core.schemas import VERDICTS
 from fem_core.store import layout, reading
 from fem_core.store.manifest import Manifest
@@ -37,7 +35,6 @@ def rows(
     verdicts: Manifest | None,
     place: int,
     problem: Problem,
-    config: dict[str, Any],
 ) -> list[dict[str, Any]] | None:
     """The rows of the problem, as an index has them; None where they are not in the part that they should be in."""
     per_part = manifest.step.config.get("problems_per_part") or manifest.step.config.get("sample", {}).get(
@@ -59,11 +56,9 @@ def rows(
         for part in store.iter_tables(verdicts, VERDICTS.names):
             for row in part.filter(pc.equal(part["problem_id"], problem.problem_id)).to_pylist():
                 decided[row["attempt"]] = row["verdict"], row["reason"]
-    leaks = Leaks(PromptsConfig.model_validate(config["prompts"]))
     made = []
     for row in found:
         verdict, reason = decided.get(row["attempt"], (row["verdict"], ""))
         own = {"position": row["position"], "verdict": verdict, "reason": reason, "label": problem.answer}
-        own |= {"question": full_question(problem), "leak": leak(leaks, {**row, "verdict": verdict}, problem)}
         made.append({**{name: value for name, value in row.items() if name not in OWN}, **own})
     return made

@@ -125,7 +125,7 @@ def test_without_an_index_a_problem_is_read_from_its_part_and_looks_the_same(rea
         place = one_problem.find(real_store, problems, one.problem_id)
         assert place is not None
         drawn, decided = (library.artifact(f"made@1/{kind}").manifest for kind in ("attempts", "verdicts"))
-        rows = one_problem.rows(real_store, drawn, decided, *place, config.identity())
+        rows = one_problem.rows(real_store, drawn, decided, *place)
         assert rows is not None
         shown = library.attempts("made", 1, Filter(problem_id=one.problem_id)).rows
         own = [{name: getattr(row, name) for name in rows[0] if name != "seed"} for row in shown]
@@ -141,7 +141,9 @@ def test_who_looks_at_a_run_finds_its_iterations_prepared(made_folder: Path, tmp
     assert begun
     whole = Library(str(made_folder), tmp_path / "cache")
     whole.prepare("made")
-    assert len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 7  # attempts, predictions, and their problems
+    assert (
+        len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 9
+    )  # attempts and their leaks, predictions, problems
     whole.close()
 
 

@@ -1,0 +1,118 @@
+"""One iteration's attempts, or predictions, while their indexes are open.
+
+Contract: belongs to one thread. Conditions and orders are SQL of ``filters``, values are always bound.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+
+from fem_core.browse.index import Cursor
+from fem_core.browse.rows import Attempt
+from fem_core.browse.tables import leak
+from fem_core.filter.leak import Leaks
+from fem_core.problems.problem import Problem, full_question
+from fem_core.schemas import PROBLEMS
+
+_EXPORTED = 8192
+"""Positions looked at for one batch of an export."""
+
+_FIELDS = frozenset(field.name for field in fields(Attempt))
+
+
+class Iteration:
+    """See the module."""
+
+    def __init__(
+        self, k: int, kind: str, finder: Leaks, cursor: Cursor, index: str, problems: str | None, leaks: str | None
+    ) -> None:
+        """
+        Args:
+            finder: looks for leaks under the run's prompts.
+            index, problems, leaks: the databases of the indexes; None for one that is not there or not needed.
+        """
+        self._k, self._kind, self._finder, self._cursor = k, kind, finder, cursor
+        self._index, self._problems, self.leaks = index, problems, leaks
+
+    def total(self, condition: str, values: Sequence[Any]) -> int:
+        """How many there are."""
+        return self._one(f"SELECT count(*) FROM {self._index}.attempts WHERE {condition}", values)
+
+    def positions(self, condition: str, values: Sequence[Any], by: str, limit: int, offset: int) -> list[int]:
+        """Where they are, in an order."""
+        self._cursor.execute(
+            f"SELECT position FROM {self._index}.attempts WHERE {condition} ORDER BY {by} LIMIT ? OFFSET ?",
+            [*values, limit, offset],
+        )
+        return [row[0] for row in self._cursor.fetchall()]
+
+    def at(self, positions: list[int]) -> list[Attempt]:
+        """Those in these rows, in this order."""
+        found = {row.position: row for row in self.rows("position IN (SELECT unnest(?::BIGINT[]))", [positions])}
+        return [found[position] for position in positions if position in found]
+
+    def rows(self, condition: str, values: Sequence[Any]) -> list[Attempt]:
+        """All of them, in any order."""
+        rows = _dicts(self._cursor, f"SELECT * FROM {self._index}.attempts WHERE {condition}", values)
+        problems = self.known(row["problem_id"] for row in rows)
+        return [shown(row, problems.get(row["problem_id"]), self._finder, self._k, self._kind) for row in rows]
+
+    def counts(self, column: str, most: int) -> dict[Any, int]:
+        """How many have each value of a column, the most common ones."""
+        self._cursor.execute(
+            f"SELECT {column}, count(*) AS n FROM {self._index}.attempts GROUP BY {column} ORDER BY n DESC, {column} LIMIT ?",
+            [most],
+        )
+        return dict(self._cursor.fetchall())
+
+    def known(self, ids: Iterable[str]) -> dict[str, Problem]:
+        """The problems with these ids, as far as they are in the store."""
+        if self._problems is None:
+            return {}
+        columns = ", ".join(f'"{name}"' for name in PROBLEMS.names)
+        asked = f"SELECT {columns} FROM {self._problems}.problems WHERE problem_id IN (SELECT unnest(?::VARCHAR[]))"
+        rows = _dicts(self._cursor, asked, [list(set(ids))])
+        return {row["problem_id"]: Problem(**row | {"choices": _tuple(row["choices"])}) for row in rows}
+
+    def batches(self, condition: str, values: Sequence[Any]) -> Iterator[pa.RecordBatch]:
+        """All of them in the order of positions, with question and leak."""
+        last = self._one(f"SELECT coalesce(max(position), -1) FROM {self._index}.attempts", [])
+        for start in range(0, last + 1, _EXPORTED):
+            table = self._cursor.sql(
+                f"SELECT * FROM {self._index}.attempts WHERE position >= ? AND position < ? AND {condition} ORDER BY position",
+                params=[start, start + _EXPORTED, *values],
+            ).to_arrow_table()
+            problems = self.known(table["problem_id"].to_pylist())
+            looked = table.select(["problem_id", "prompt_kind", "verdict", "text"]).to_pylist()
+            found = [(row, problems.get(row["problem_id"])) for row in looked]
+            questions = ["" if problem is None else full_question(problem) for _, problem in found]
+            leaks = [leak(self._finder, row, problem) for row, problem in found]
+            table = table.append_column("question", pa.array(questions, pa.string()))
+            yield from table.append_column("leak", pa.array(leaks, pa.int8())).to_batches()
+
+    def _one(self, sql: str, values: Sequence[Any]) -> int:
+        return int(self._cursor.execute(sql, list(values)).fetchall()[0][0])
+
+
+def shown(row: Mapping[str, Any], problem: Problem | None, finder: Leaks, k: int, kind: str) -> Attempt:
+    """An attempt as people see it.
+
+    Args:
+        row: as the index has it.
+    """
+    own = {name: value for name, value in row.items() if name in _FIELDS}
+    more = {name: value for name, value in row.items() if name not in own and name != "seed"}
+    question = "" if problem is None else full_question(problem)
+    return Attempt(**own, iteration=k, kind=kind, leak=leak(finder, row, problem), question=question, more=more)
+
+
+def _dicts(cursor: Cursor, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    cursor.execute(sql, list(values))
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _tuple(choices: list[str] | None) -> tuple[str, ...] | None:
+    return None if choices is None else tuple(choices)
