@@ -1,5 +1,6 @@
 """Annotations: versions that two writers cannot lose, and the filter that takes people's word."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from made_run import made_config, make_run
+from prefect.logging import disable_run_logger
 
 from fem_core import annotations
 from fem_core.annotations import Annotation
+from fem_core.audit import links
 from fem_core.audit.audit import audit
+from fem_core.audit.ledger import Ledger
 from fem_core.browse.filters import Filter
 from fem_core.browse.library import Library
 from fem_core.errors import Corrupt, FemError
@@ -19,7 +23,11 @@ from fem_core.schemas import ANNOTATIONS
 from fem_core.store import collect, deletion, layout
 from fem_core.store.collect import Rules, sweep
 from fem_core.store.copy import copy, plans
+from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
+from tasks import sample
+from tasks.filter import filter_
+from tasks.step import Run
 
 BAD_WORDS = "<script>alert(1)</script> '; DROP TABLE x; --\u202e"
 
@@ -132,6 +140,15 @@ def test_a_run_takes_peoples_word_and_audits(real_store: Store, tmp_path: Path) 
     assert broken(real_store, "next") == []
     annotations.append(real_store, "made", [annotations.annotation(1, *_of(third), "bad", "", "bob")])
     assert broken(real_store, "next") == []  # what is said later changes nothing of what was
+    problems, attempts = (real_store.manifest(ref.artifact) for ref in rationales.inputs[:2])
+    assert problems is not None and attempts is not None
+    with disable_run_logger():
+        again = asyncio.run(filter_.fn(Run("next", config, real_store, tmp_path), 1, problems, attempts))
+    assert again == rationales  # the step finds what is done, whatever was said since
+    silent = rationales.model_copy(update={"inputs": rationales.inputs[:2]})
+    found = links.check(ledger := Ledger(real_store), _known(ledger, silent), silent.artifact, {})
+    assert "input annotations" in [one.what for one in found]
+
     other = Store.open(str(tmp_path / "other"))
     with pytest.raises(FemError, match="'next' refers to 'made'"):
         plans(real_store, other, "next")
@@ -151,6 +168,11 @@ def test_a_run_takes_peoples_word_and_audits(real_store: Store, tmp_path: Path) 
     assert any(one.startswith(layout.annotations("made", 1)) for one in broken(real_store, "next"))
 
 
+def _known(ledger: Ledger, manifest: Manifest) -> Manifest:
+    ledger.manifest(manifest.artifact)
+    return manifest
+
+
 def _of(row: object) -> tuple[str, int, str]:
     return row.problem_id, row.attempt, row.text  # type: ignore[attr-defined]
 
@@ -163,7 +185,10 @@ def test_annotations_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Pa
             annotations.named(store, name)
 
 
-def test_without_annotations_a_run_is_the_run_it_was() -> None:
+def test_without_annotations_a_run_is_the_run_it_was(tmp_path: Path) -> None:
+    made = make_run(Store.open(str(tmp_path)), iterations=1)
     config, asking = made_config(), made_config(filter={"annotations": "made@1"})
     assert "annotations" not in json.dumps(config.identity())
     assert asking.digest() != config.digest()
+    drawn = [sample.work("made", one, 1, made[0], made[2]).key for one in (config, asking)]
+    assert drawn[0] == drawn[1]  # a fork that asks takes over the draws
