@@ -139,8 +139,11 @@ def test_a_spoilt_file_is_named(folder: Path, text: str, sentence: str) -> None:
 
 def test_the_package_takes_the_files_along() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    (pattern,) = project["tool"]["setuptools"]["package-data"]["fem_core"]
-    assert sorted(families.FOLDER.parent.glob(pattern)) == sorted(families.FOLDER.iterdir())
+    patterns = project["tool"]["setuptools"]["package-data"]["fem_core"]
+    taken = {file for pattern in patterns for file in families.FOLDER.parent.glob(pattern)}
+    assert taken == {
+        file for file in families.FOLDER.parent.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
 
 
 def test_added_fields_take_part_in_the_identity_only_when_they_are_set() -> None:
