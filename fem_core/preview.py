@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from fem_core import families
 from fem_core.config import PromptsConfig, RunConfig
 from fem_core.errors import FemError
+from fem_core.evaluate.bound import direct_text
 from fem_core.hints import Others, others
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem
@@ -123,8 +124,10 @@ def check_lengths(
     uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
     if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:
         uses.append((test, "plain", shown.sample_exemplars, score_tokens, "evaluation prompts with exemplars"))
-    if config.evaluate.bound is not None and "hinted" not in plan_of(config.scheme).kinds:
+    if config.evaluate.bound is not None:
+        direct = max((len(tokens.closed(direct_text(problem))) for problem in train), default=0)
         uses.append((train, "hinted", shown.sample_exemplars, draw_tokens, "hinted prompts of evaluate.bound"))
+        uses.append((train, "plain", shown.train_exemplars, direct, "plain prompts and answers of evaluate.bound"))
     known = others(shown, train, config.seed)
     longest_prompt_, longest_sequence = 0, 0
     for problems, kind, exemplars, needs, what in uses:

@@ -94,6 +94,9 @@ class Letters:
     def ids(self, chat: list[Message]) -> list[int]:
         return [0] * len(self.text(chat))
 
+    def closed(self, text: str) -> list[int]:
+        return [0] * (len(text) + 1)
+
     def text(self, chat: list[Message], open_assistant: bool = True) -> str:
         return "".join(message["content"] for message in chat)
 
@@ -171,3 +174,17 @@ def test_the_real_gold_rationales_are_all_accepted(shared_data: Path) -> None:
     }
     table = given(HUMAN, load(parse_config({"problems": problems}).problems, 0).train)
     assert table.num_rows == 300 and set(table["verdict"].to_pylist()) == {"accepted"}
+
+
+def test_the_bound_needs_room_for_its_hinted_prompts_and_its_direct_answers() -> None:
+    def longest(problems: list[Problem], context: int = 900, **evaluate: object) -> int:
+        prompts = {"plain": "{question}", "hinted": "{question} {answer}!"}
+        config = config_of("rs", prompts=prompts, evaluate=evaluate)
+        return check_lengths(config, problems, problems, Letters(), context).longest_sequence  # type: ignore[arg-type]
+
+    short, long = [make_problem("x?", "1", "text")], [make_problem("x?", "one" * 9, "text")]
+    assert longest(short) == len("x?") + 1
+    assert longest(short, bound={}) == len("x?Answer: 1") + 1
+    assert longest(long, bound={}) == len("x?Answer: ") + 27 + 1
+    with pytest.raises(FemError, match=r"1 of 1 hinted prompts of evaluate\.bound do not fit"):
+        longest(long, 30, bound={})
