@@ -210,13 +210,15 @@ def _bound(
 
 
 def _predictions(problems: list[Problem], config: RunConfig, k: int, wrong: int) -> pa.Table:
-    """One greedy attempt each, and behind it as many sampled ones as are configured, which answer the same."""
-    table = _attempts(problems, config.seed, k, wrong, hinted=False)
-    rows = [
-        row | {"attempt": attempt, "seed": derive_seed(config.seed, k, row["problem_id"], attempt) if attempt else 0}
-        for row in table.to_pylist()
-        for attempt in range(1 + (config.evaluate.draws or 0))
-    ]
+    """One greedy attempt each, and behind it as many sampled ones as are configured; the last of these is wrong."""
+    rows, draws = [], config.evaluate.draws or 0
+    for row in _attempts(problems, config.seed, k, wrong, hinted=False).to_pylist():
+        for attempt in range(1 + draws):
+            seed = derive_seed(config.seed, k, row["problem_id"], attempt) if attempt else 0
+            last = (
+                {"text": "Answer: 0", "answer": "0", "verdict": "wrong_answer"} if attempt and attempt == draws else {}
+            )
+            rows.append(row | {"attempt": attempt, "seed": seed} | last)
     return pa.Table.from_pylist(rows, schema=ATTEMPTS)
 
 

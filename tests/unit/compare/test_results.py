@@ -232,10 +232,12 @@ def test_tables_have_a_cell_for_every_header(store: Store) -> None:
 
 
 def test_calibration_has_a_column_where_test_problems_were_drawn_repeatedly(store: Store) -> None:
-    comparison = described(axes={"seed": [0], "evaluate.draws": [2]})
-    headers, *rows = line_table(results(store, comparison, made(store, comparison)).lines)
+    comparison = described(axes={"seed": [0]}, base={**BASE, "evaluate": {"draws": 2}})
+    came = results(store, comparison, made(store, comparison))
+    headers, *rows = line_table(came.lines)
     assert headers[3:5] == ("accuracy", "calibration error")
-    assert {row[4] for row in rows} == {"0.250"}, "one of four is answered wrong, always the same"
+    assert [row[3:5] for row in rows[::3]] == [("0.500", "0.750"), ("0.750", "0.625")]
+    assert (came.pairs[0].pairs, came.pairs[0].only_second) == (4, 2), "greedy answers alone are paired"
 
 
 def test_a_comparison_with_nothing_done_is_an_empty_report(store: Store) -> None:

@@ -106,9 +106,9 @@ def test_a_run_with_draws_shows_its_calibration_everywhere(tmp_path: Any) -> Non
     summary = summarise(store, "made")
     ((headers, base, *_),) = further(summary)
     assert dict(zip(headers, base, strict=True)) == {
-        "iteration": "0 base", "draws per problem": "3", "majority accuracy": "0.500", "confidence": "1.000",
-        "calibration error": "0.500",
+        "iteration": "0 base", "draws per problem": "3", "majority accuracy": "0.500", "confidence": "0.833",
+        "calibration error": "0.667",
     }  # fmt: skip
     for text in (markdown(summary), model_card(store, "made", 2)):
         assert "| iteration | draws per problem | majority accuracy | confidence | calibration error |" in text
-        assert "| 2 | 3 | 0.500 | 1.000 | 0.500 |" in text
+        assert "| 2 | 3 | 0.500 | 0.833 | 0.667 |" in text
