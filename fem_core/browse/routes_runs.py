@@ -16,7 +16,7 @@ from fem_core.browse.links import Links
 from fem_core.browse.pages import Pages
 from fem_core.browse.rows import RunRow
 from fem_core.errors import FemError
-from fem_core.report.summary import HEADERS, cells, notes, title
+from fem_core.report.summary import HEADERS, cells, further, notes, title
 
 _SORTS: dict[str, Callable[[RunRow], Any]] = {
     "name": lambda row: row.name,
@@ -101,6 +101,7 @@ def run_values(library: Library, run: str, links: Links) -> dict[str, Any]:
         "title": title(page.summary),
         "notes": notes(page.summary),
         "headers": HEADERS,
+        "further": further(page.summary),
         "rows": list(zip(page.summary.rows, cells(page.summary), strict=True)),
         "readable": {row.iteration for row in page.summary.rows if row.drawn},
         "charts": figures.charts(page.summary),

@@ -1,6 +1,6 @@
 """Several runs set against each other: fields that differ, and paired tests on the test problems that they share.
 
-Contract: reads manifests and two columns of predictions, verified; nothing is written.
+Contract: reads manifests and three columns of predictions, verified; nothing is written.
 """
 
 import itertools
@@ -106,8 +106,9 @@ def _right(store: Store, run: str, k: int) -> dict[str, bool]:
         return {}
     return {
         row["problem_id"]: row["verdict"] == ACCEPTED
-        for table in store.iter_tables(manifest, ["problem_id", "verdict"])
+        for table in store.iter_tables(manifest, ["problem_id", "attempt", "verdict"])
         for row in table.to_pylist()
+        if row["attempt"] == 0  # the greedy one, before sampled ones
     }
 
 

@@ -38,7 +38,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     folder = tmp_path_factory.mktemp("browse")
     store = Store.open(str(folder / "store"))
     make_run(store)
-    make_run(store, made_config("other", seed=3, train={"learning_rate": 3e-5}), wrong=7)
+    asked = {"draws": 2, "bound": {"problems": 6, "draws": 2}}
+    make_run(store, made_config("other", seed=3, train={"learning_rate": 3e-5}, evaluate=asked), wrong=7)
     make_hostile_run(store)
     found = Library(store.url, folder / "cache")
     yield found
@@ -131,6 +132,10 @@ def test_a_run_shows_figures_verdicts_lineage_and_configuration(client: TestClie
     assert "/runs/made/iterations/1/attempts?verdict=wrong_answer" in page.links
     assert "/artifacts/runs/made/iteration=002/checkpoint" in page.links
     assert "Iteration 2 scores 0.500 on 4 held-out problems" in html and "problems_per_part: 4" in html
+    assert "calibration error" not in html
+    asked = client.get("/runs/other").text
+    assert "calibration error" in asked and "95 % of change" in asked and "the bound falls" in asked
+    assert "/artifacts/runs/other/iteration=002/bound" in Page(asked).links
 
 
 def test_attempts_are_filtered_searched_and_paged(client: TestClient) -> None:
