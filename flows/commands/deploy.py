@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fem_core.config import load_config
+from fem_core.config import RunConfig, load_config
 from fem_core.errors import FemError
 from flows.commands.options import DEFAULT_STORE, PoolType, Set, StoreUrl
 
@@ -62,13 +62,14 @@ def deploy(
             "export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     _check(timezone, cron)
+    if config is None and (name or set_ or cron):
+        raise FemError("--name, --set and --cron describe a deployment of a configuration. Name its file, too.")
+    read = None if config is None else load_config(config, set_, **({} if store is None else {"store": store}))
     asyncio.run(_prepare(pool, pool_type, folder.resolve()))
-    if config is None:
-        if name or set_ or cron:
-            raise FemError("--name, --set and --cron describe a deployment of a configuration. Name its file, too.")
+    if config is None or read is None:
         _shipped(pool, store or DEFAULT_STORE, timezone)
     else:
-        _own(config, name, store, set_, cron, timezone, overlap, pool)
+        _own(read, name or config.stem, cron, timezone, overlap, pool)
 
 
 def version() -> str:
@@ -126,16 +127,7 @@ def _shipped(pool: str, store: str, timezone: str) -> None:
         print(f"deployment {one}: version {said['FEM_VERSION']}, store {store}, pool {pool}")
 
 
-def _own(
-    config: Path,
-    name: str | None,
-    store: str | None,
-    overrides: tuple[str, ...],
-    cron: str | None,
-    timezone: str,
-    overlap: str,
-    pool: str,
-) -> None:
+def _own(config: RunConfig, name: str, cron: str | None, timezone: str, overlap: str, pool: str) -> None:
     """A deployment whose parameters are a configuration. Its runs get names of their own: see flows/naming.py."""
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments.runner import RunnerDeployment
@@ -143,13 +135,11 @@ def _own(
 
     from flows.fem import fem
 
-    called = name or config.stem
-    read = load_config(config, overrides, **({} if store is None else {"store": store}))
-    parameters = {"config": read.model_dump(mode="json", exclude_unset=True) | {"name": None}}
+    parameters = {"config": config.model_dump(mode="json", exclude_unset=True) | {"name": None}}
     schedules: list[Any] = [] if cron is None else [CronSchedule(cron=cron, timezone=timezone)]
     made = RunnerDeployment.from_flow(
         fem,
-        called,
+        name,
         parameters=parameters,
         schedules=schedules,
         concurrency_limit=_at_a_time(overlap),
@@ -160,7 +150,7 @@ def _own(
     )
     made.apply()
     when = f"{cron} {timezone}" if cron else "by hand"
-    print(f"deployment fem/{called}: version {version()}, store {read.store}, pool {pool}, runs {when}")
+    print(f"deployment fem/{name}: version {version()}, store {config.store}, pool {pool}, runs {when}")
 
 
 def _at_a_time(overlap: str) -> "ConcurrencyLimitConfig":

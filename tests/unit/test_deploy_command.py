@@ -1,0 +1,54 @@
+"""`fem deploy` where something is wrong: one sentence, before anything is registered."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fem_core.errors import FemError
+from flows.commands.deploy import deploy
+
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A server's URL at which nothing answers."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    return "http://127.0.0.1:9/api"
+
+
+def test_without_a_server_that_stays_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(FemError, match=r"^Deployments need a Prefect server that stays\. Start one with `make up`"):
+        deploy()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cron": "every night"}, "The schedule 'every night' in 'UTC' cannot be"),
+        ({"cron": "0 2 * * *", "timezone": "Europe/Berlinn"}, "in 'Europe/Berlinn' cannot be"),
+        ({"timezone": "MEZ+1"}, "in 'MEZ+1' cannot be"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(closed: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FemError, match=re.escape(said)):
+        deploy(DEMO, **given)
+
+
+def test_a_schedule_needs_a_configuration(closed: str) -> None:
+    with pytest.raises(FemError, match=r"^--name, --set and --cron describe a deployment of a configuration\."):
+        deploy(cron="0 2 * * *")
+
+
+def test_a_mistake_in_the_configuration_is_found_before_the_server_is_asked(closed: str) -> None:
+    with pytest.raises(FemError, match=r"sample\.max_tokens: "):
+        deploy(DEMO, set_=("sample.max_tokens=0",))
+
+
+def test_a_server_that_does_not_answer_is_named(closed: str) -> None:
+    with pytest.raises(FemError, match=rf"^No Prefect server answers at {closed}\."):
+        deploy(DEMO)
