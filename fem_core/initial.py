@@ -83,7 +83,7 @@ def _checkpoint(init: str, store: Store, name: str, record: RunRecord | None) ->
     if model is None and record is not None:
         model = fork.counterpart(store, record, layout.model(name))
     if model is None:
-        return _choose(init, store, name)
+        return _choose(init, store)
     ref = recorded(model)
     if ref is None:
         return None
@@ -97,15 +97,12 @@ def _checkpoint(init: str, store: Store, name: str, record: RunRecord | None) ->
     return found
 
 
-def _choose(init: str, store: Store, name: str) -> Manifest | None:
+def _choose(init: str, store: Store) -> Manifest | None:
+    """The checkpoint that ``init`` means now. A run that asks has no checkpoint yet, so it is never its own."""
     said = _NAMED.fullmatch(init)
     assert said is not None, "the configuration's own pattern has let it pass"
     for one in sorted(store.runs(), key=lambda one: one.created, reverse=True):
-        if (
-            one.name == name
-            or not fnmatch.fnmatchcase(one.name, said["run"])
-            or deleted_at(store, one.name) is not None
-        ):
+        if not fnmatch.fnmatchcase(one.name, said["run"]) or deleted_at(store, one.name) is not None:
             continue
         last = int(one.config["iterations"])
         for k in range(last, 0, -1) if said["k"] == "latest" else [int(said["k"])]:
