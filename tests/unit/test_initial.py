@@ -14,6 +14,7 @@ from fem_core.errors import FemError, StoreConflict
 from fem_core.initial import base_model, recorded, teachers
 from fem_core.problems.problem import to_table
 from fem_core.store import collect, layout
+from fem_core.store.copy import plans
 from fem_core.store.deletion import mark
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, artifact_digest
 from fem_core.store.store import Store
@@ -149,6 +150,15 @@ def test_the_files_stay_that_a_later_run_began_with(store: Store, tmp_path: Path
     assert weights not in doomed() and "runs/n-1/problems/train/part-00000.parquet" in doomed()
     mark(store, "n-2")
     assert weights in doomed()
+
+
+def test_a_copy_with_parents_takes_along_what_a_run_began_with(store: Store, tmp_path: Path) -> None:
+    trained(store, tmp_path, "n-1", "2026-01-01", 1)
+    trained(store, tmp_path, "n-2", "2026-01-02", init="run:n-1@1")
+    target = Store.open(str(tmp_path / "target"))
+    found = [plan.record.name for plan in plans(store, target, "n-2", with_parents=True)]
+    assert found == ["n-1", "n-2"]
+    assert [plan.record.name for plan in plans(store, target, "n-2")] == ["n-2"]
 
 
 @pytest.mark.parametrize("wrong", ["nightly@latest", "run:nightly", "run:../x@latest", "run:a@0", "run:@latest"])
