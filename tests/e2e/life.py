@@ -1,0 +1,234 @@
+"""An installation to break: a Prefect server that can be killed and started again, workers, a deployment, a tiny model.
+
+Contract: all processes are ended by their own ids. What the UI does is done through the API as the UI does it.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from place import ROOT
+
+from benchmarks.tiny_model import answering_llama, letters
+from fem_core.model import default_cache
+from fem_core.packaged_model import packaged_model
+
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+FEM = str(Path(sys.executable).with_name("fem"))
+ENGINE, TRAINER = "fem_core.sample.host", "fem_core.train.sft"
+POOL, DEPLOYMENT = "here", "life"
+
+DEPLOY = f"""
+import asyncio
+from pathlib import Path
+from prefect.client.orchestration import get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+from flows import automations, server
+from flows.fem import fem
+
+async def prepare():
+    async with get_client() as client:
+        await server.work_pool(client, {POOL!r}, "process", Path("."))
+        await server.zombies(client)
+        await automations.hold(client)
+
+asyncio.run(prepare())
+entry = EntrypointType.MODULE_PATH
+RunnerDeployment.from_flow(fem, {DEPLOYMENT!r}, work_pool_name={POOL!r}, entrypoint_type=entry).apply()
+"""
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll, seldom enough not to slow down what is waited for, until the condition is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+@dataclass
+class Life:
+    """The installation; its folder holds everything."""
+
+    folder: Path
+    port: int
+    server: "subprocess.Popen[bytes] | None" = None
+    worker: "subprocess.Popen[bytes] | None" = None
+    environment: dict[str, str] = field(default_factory=dict)
+    """More of it, for what is started from now on."""
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "FEM_CACHE": str(self.folder / "cache"),
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            **self.environment,
+        }
+
+    def start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a process with its output in ``<name>.txt``."""
+        with (self.folder / f"{name}.txt").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def start_server(self) -> None:
+        """Start the server, or start it again on the same database."""
+        self.server = self.start(
+            "server", PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-ui"
+        )
+        until(self.healthy, 240, "a server")
+
+    def healthy(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.api}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def start_worker(self) -> None:
+        self.worker = self.start("worker", PREFECT, "worker", "start", "--pool", POOL, "--type", "process")
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.txt").read_text(errors="replace")[-4000:]
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        """The Prefect API."""
+        data = None if method == "GET" else json.dumps(body or {}).encode()
+        request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def run(self, name: str, **parameters: Any) -> str:
+        """What "Run" in the UI does: a flow run of the deployment; its id."""
+        deployment = self.ask(f"/deployments/name/fem/{DEPLOYMENT}", method="GET")
+        made = self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters, "name": name})
+        return str(made["id"])
+
+    def state(self, run: str) -> str:
+        """As the UI shows it."""
+        return str(self.ask(f"/flow_runs/{run}", method="GET")["state"]["name"])
+
+    def set_state(self, run: str, type_: str, name: str, **more: Any) -> None:
+        self.ask(f"/flow_runs/{run}/set_state", {"state": {"type": type_, "name": name, **more}, "force": True})
+
+    def retry(self, run: str) -> None:
+        """What the button does."""
+        self.set_state(run, "SCHEDULED", "AwaitingRetry", message="Retry from the UI")
+
+    def tasks(self, run: str) -> dict[str, list[str]]:
+        """States of a flow run's task runs by name."""
+        found: dict[str, list[str]] = {}
+        body = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
+        for one in self.ask("/task_runs/filter", body):
+            found.setdefault(one["name"], []).append(one["state_name"])
+        return found
+
+    def logs(self, run: str) -> list[str]:
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        return [f"{one['level']} {one['message']}" for one in self.ask("/logs/filter", body)]
+
+    def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
+        """By key; progress artifacts, which have none, by their description."""
+        body = {"artifacts": {"flow_run_id": {"any_": [run]}}, "limit": 200}
+        return {one["key"] or one["description"]: one for one in self.ask("/artifacts/filter", body)}
+
+    def children(self, marker: str) -> list[psutil.Process]:
+        """Processes of this installation with the marker in their command line, orphans too."""
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            try:
+                if any(marker in word for word in process.info["cmdline"] or []) and self._ours(process):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _ours(self, process: psutil.Process) -> bool:
+        return process.environ().get("FEM_CACHE") == self.env["FEM_CACHE"]
+
+    def flow(self) -> list[psutil.Process]:
+        """The processes that run flows, however Prefect starts them."""
+        return [one for how in ("prefect.engine", "prefect.flow_engine", "spawn_main") for one in self.children(how)]
+
+    def working(self) -> list[psutil.Process]:
+        """Flows, engines and trainers."""
+        return self.flow() + self.children(ENGINE) + self.children(TRAINER)
+
+    def kill(self, *processes: psutil.Process) -> None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, 20)
+
+    def kill_worker(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
+
+    def end(self) -> None:
+        """End everything that was started, and what that has started."""
+        for process in (self.worker, self.server):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self.kill(*self.children(""))
+
+
+def install(folder: Path) -> Life:
+    """Everything but a running server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = letters(folder, 40)
+    answering_llama(packaged_model(default_cache()), folder / "model", questions)
+    return Life(folder, port)
+
+
+def config_of(life: Life, name: str, **changes: Any) -> dict[str, Any]:
+    """A run of half a minute."""
+    return {
+        "name": name,
+        "iterations": 2,
+        "store": str(life.folder / "store"),
+        "problems": {
+            "source": "table",
+            "path": str(life.folder / "letters.jsonl"),
+            "answer_kind": "choice",
+            "choices": "choices",
+            "test": 8,
+        },
+        "model": {"source": str(life.folder / "model")},
+        "scheme": {"name": "rs", "budget": 3},
+        "sample": {
+            "max_tokens": 32,
+            "problems_per_part": 4,
+            "engine": {"dtype": "float32", "kv_cache_gib": 0.5, "max_num_seqs": 1},
+        },
+        "train": {"epochs": 2, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32", "save_minutes": 0.01},
+        **changes,
+    }
