@@ -228,7 +228,7 @@ def _markup(svg: Element) -> Markup:
 
 def _xml(text: str) -> str:
     """Without characters that no XML can hold."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def _said(series: Sequence[Series], levels: Sequence[Level]) -> str:

@@ -7,6 +7,7 @@ which the question happens to contain is not taken for the hint.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +62,7 @@ def chat(config: Mapping[str, Any], problem: Problem, kind: str, exemplars: int,
     known = others(shown, train, int(config["seed"]))
     exact = messages(shown, problem, cast(PromptKind, kind), exemplars, known)
     used = {character for message in exact for character in message["content"]}
-    start, end = [one for one in map(chr, range(0xE000, 0xF8FF)) if one not in used][:2]
+    start, end = islice((one for one in map(chr, range(0xE000, 0xF8FF)) if one not in used), 2)
     wrapped = shown.hinted
     for name in ("{answer}", "{candidates}", "{solution}"):
         wrapped = wrapped.replace(name, f"{start}{name}{end}")
