@@ -51,6 +51,7 @@ def browse(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen(128)  # whoever reads the address below may ask at once
         except OSError as error:
             raise FemError(f"{host}:{port} cannot be listened at ({error.strerror}). Choose another --port.") from error
         library = Library(store or DEFAULT_STORE)

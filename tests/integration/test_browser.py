@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     found.close()
 
 
-@pytest.fixture(scope="module")
-def home(library: Library) -> Iterator[str]:
+@contextmanager
+def served(library: Library, token: str | None = None) -> Iterator[str]:
     """A server's address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(application(library), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(application(library, token), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:
@@ -50,6 +51,12 @@ def home(library: Library) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def home(library: Library) -> Iterator[str]:
+    with served(library) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +180,27 @@ def test_pages_work_without_javascript(chromium: Browser, home: str) -> None:
     page.get_by_role("button", name="Show").click()
     assert page.get_by_text("None is like this").is_visible()
     context.close()
+
+
+def test_a_reader_signs_in_and_annotates(chromium: Browser, library: Library) -> None:
+    with served(library, "a token of some length") as address:
+        page, said = opened(chromium, address)
+        page.goto("/runs/made")
+        assert page.title().startswith("Sign in")
+        page.get_by_label("Token").fill("a token of some length")
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/runs")
+        page.goto("/runs/made/iterations/2/attempts")
+        first = page.locator("article").first
+        first.get_by_text("Annotate").click()
+        first.get_by_label("leaked").check()
+        first.get_by_label("Comment").fill("<b>names the hint</b>")
+        first.get_by_label("Your name").fill("A. Reader")
+        first.get_by_role("button", name="Keep").click()
+        page.wait_for_url("**/attempts/*/0")
+        assert page.get_by_text("<b>names the hint</b>").is_visible()
+        assert [(one.iteration, one.value, one.author) for one in library.annotations("made")] == [
+            (2, "leaked", "A. Reader")
+        ]
+        assert said == []
+        page.context.close()
