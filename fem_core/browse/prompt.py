@@ -22,7 +22,6 @@ from fem_core.errors import FemError
 from fem_core.hints import others
 from fem_core.problems.problem import Problem, from_table
 from fem_core.prompts import ChatTokens, Message, PromptKind, messages
-from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
 
@@ -104,12 +103,9 @@ def marked(shown: Chat) -> list[tuple[str, Markup]]:
     return [(message["role"], hinted(message["content"], shown.between)) for message in shown.messages]
 
 
-def tokenizer(store: Store, run: str, cache: Path) -> ChatTokens | str:
-    """The run's tokenizer, or why there is none. Takes seconds: imports transformers."""
+def tokenizer(store: Store, model: Manifest, run: str, cache: Path) -> ChatTokens | str:
+    """The tokenizer of a run's base model, or why there is none. Takes seconds: imports transformers."""
     ledger = Ledger(store)
-    model = ledger.manifest(layout.model(run))
-    if model is None:
-        return "the base model has no manifest here"
     for manifest in store.artifacts(run):
         if manifest.kind == "checkpoint":
             ledger.manifest(manifest.artifact)  # a checkpoint holds the same files

@@ -192,21 +192,25 @@ def prompts_of(config: Any, rows: tuple[Attempt, ...]) -> dict[str, list[tuple[s
 
 
 class _Tokenizers:
-    """The runs' tokenizers, or why there are none: each loaded once."""
+    """The runs' tokenizers, each loaded once; one that is not here is looked for again, as a checkpoint may bring it."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._found: dict[str, ChatTokens | str] = {}
+        self._found: dict[str, ChatTokens] = {}
         self._lock = Lock()
 
     def of(self, run: str) -> ChatTokens | str:
-        """The run's."""
+        """The run's, or why there is none."""
         model = self._library.store.manifest(layout.model(run))
-        name = run if model is None else model.digest
+        if model is None:
+            return "the base model has no manifest here"
         with self._lock:
-            if name not in self._found:
-                self._found[name] = prompt.tokenizer(self._library.store, run, default_cache())
-            return self._found[name]
+            if model.digest in self._found:
+                return self._found[model.digest]
+            loaded = prompt.tokenizer(self._library.store, model, run, default_cache())
+            if isinstance(loaded, ChatTokens):
+                self._found[model.digest] = loaded
+            return loaded
 
 
 def _chat(library: Library, run: str, row: Attempt) -> tuple[prompt.Chat | None, str]:

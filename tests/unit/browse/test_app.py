@@ -122,8 +122,14 @@ def test_the_paired_test_is_that_of_the_shared_problems(library: Library) -> Non
     ]
     only = len(right[0] - right[1]), len(right[1] - right[0])
     assert (pair.only_first, pair.only_second) == only and sum(only) > 0
-    assert pair.p == pair.p_holm == mcnemar(*only) and pair.difference == (only[1] - only[0]) / pair.problems
+    assert pair.difference == (only[1] - only[0]) / pair.problems
     assert pair.low <= pair.difference <= pair.high
+
+    problems = [f"{n}" for n in range(20)]
+    first, second = ({one: int(one) >= least for one in problems} for least in (12, 4))
+    clear = side_by_side._pair("a", "b", 1, first, second | {"elsewhere": True})
+    assert (clear.problems, clear.only_first, clear.only_second) == (20, 0, 8)
+    assert clear.p == mcnemar(0, 8) and clear.difference == 0.4 and clear.low > 0
 
 
 def test_a_run_shows_figures_verdicts_lineage_and_configuration(client: TestClient) -> None:
