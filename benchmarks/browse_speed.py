@@ -16,6 +16,7 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -178,7 +179,8 @@ class Server:
         finally:
             connection.close()
         if answer.status != 200:
-            raise RuntimeError(f"{path} {asked} is {answer.status}: {body[-300:]!r}")
+            words = " ".join(re.sub(r"<[^>]*>", " ", body.decode(errors="replace")).split())
+            raise RuntimeError(f"{path} {asked} is {answer.status}: {words[:600]}")
         return time.perf_counter() - start
 
     def made(self) -> int:

@@ -23,6 +23,9 @@ from fem_core.store.root import TEMPORARY
 _MEMORY = "320MiB"
 """What DuckDB may hold; above it, it spills into the folder."""
 
+_GROUP = 20_480
+"""Rows that are compressed together, and have minima and maxima together: of long texts, DuckDB's 122,880 take much memory."""
+
 _ATTACHED = 64
 """Indexes kept open."""
 
@@ -119,7 +122,7 @@ class Indexes:
         temporary = self._folder / f"{TEMPORARY}{uuid4().hex}{_SUFFIX}"
         database, cursor = f"new{uuid4().hex}", self._duckdb.cursor()
         try:
-            cursor.execute(f"ATTACH {_quoted(str(temporary))} AS {quoted_name(database)}")
+            cursor.execute(f"ATTACH {_quoted(str(temporary))} AS {quoted_name(database)} (ROW_GROUP_SIZE {_GROUP})")
             try:
                 fill(cursor, quoted_name(database))
             finally:

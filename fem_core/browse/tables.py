@@ -11,8 +11,9 @@ from itertools import chain, count, islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fem_core.browse.index import Cursor, quoted_name
+from fem_core.browse.index import Cursor
 from fem_core.filter.leak import Leaks
 from fem_core.filter.verdict import ACCEPTED, LEAKED
 from fem_core.problems.answers import parse_answer
@@ -57,16 +58,26 @@ def attempts(
     decided = VERDICTS.empty_table() if verdicts is None else store.read_table(verdicts, VERDICTS.names)
     named = ["problem_id", "answer"]
     labels = PROBLEMS.empty_table().select(named) if problems is None else store.read_table(problems, named)
-    part = _reader(store, manifest, ATTEMPTS)
-    shown = [name for name in part.schema.names if name not in OWN]
-    with _registered(cursor, part=part, decided=decided, labels=labels):
-        cursor.execute(
-            f"CREATE TABLE {database}.attempts AS SELECT p.position AS position, "
-            "coalesce(d.verdict, p.verdict) AS verdict, coalesce(d.reason, '') AS reason, "
-            f"coalesce(l.answer, '') AS label, {', '.join(f'p.{quoted_name(name)}' for name in shown)} "
-            "FROM part p LEFT JOIN decided d ON d.problem_id = p.problem_id AND d.attempt = p.attempt "
-            "LEFT JOIN labels l ON l.problem_id = p.problem_id"
-        )
+    keys = _keys(decided)
+
+    def judged(table: pa.Table) -> pa.Table:
+        found = pc.index_in(_keys(table), value_set=keys)
+        known = pc.index_in(table["problem_id"], value_set=labels["problem_id"].combine_chunks())
+        own = {
+            "verdict": pc.coalesce(decided["verdict"].take(found), table["verdict"]),
+            "reason": pc.fill_null(decided["reason"].take(found), ""),
+            "label": pc.fill_null(labels["answer"].take(known), ""),
+        }
+        shown = table.select([name for name in table.column_names if name == "position" or name not in OWN])
+        return pa.Table.from_arrays([*own.values(), *shown.columns], names=[*own, *shown.column_names])
+
+    with _registered(cursor, part=_reader(store, manifest, ATTEMPTS, judged)):
+        cursor.execute(f"CREATE TABLE {database}.attempts AS SELECT * FROM part")
+
+
+def _keys(table: pa.Table) -> pa.Array:
+    """What tells a row of attempts, or of verdicts, from the others."""
+    return pc.binary_join_element_wise(table["problem_id"], table["attempt"].cast(pa.string()), ".").combine_chunks()
 
 
 def leaks(
@@ -111,15 +122,21 @@ def leak(finder: Leaks, row: Mapping[str, Any], problem: Problem | None) -> int 
     return int(finder.find(row["text"][: parsed.start], problem) is not None)
 
 
-def _reader(store: Store, manifest: Manifest, schema: pa.Schema) -> pa.RecordBatchReader:
-    """The artifact's rows with their positions, a file at a time; with ``schema`` where it has no file."""
+def _reader(
+    store: Store, manifest: Manifest, schema: pa.Schema, change: Callable[[pa.Table], pa.Table] = lambda table: table
+) -> pa.RecordBatchReader:
+    """The artifact's rows with their positions, a file at a time; with ``schema`` where it has no file.
+
+    Args:
+        change: is applied to the table of each file.
+    """
     tables = store.iter_tables(manifest)
     first = next(tables, schema.empty_table())
     places = count()
 
     def numbered(table: pa.Table) -> pa.Table:
         plain = table.drop_columns([name for name in table.column_names if name == "position"])
-        return plain.append_column("position", pa.array(islice(places, len(table)), pa.int64()))
+        return change(plain.append_column("position", pa.array(islice(places, len(table)), pa.int64())))
 
     whole = numbered(first)
     batches = (
