@@ -25,6 +25,7 @@ from fem_core.browse.library import Library
 from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import mcnemar
+from fem_core.store import fork
 from fem_core.store.store import Store
 
 HOME = "http://127.0.0.1:8765"
@@ -34,12 +35,16 @@ SIGN_IN = "/sign-in"
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
-    """Two runs to compare and a hostile one."""
+    """Two runs to compare, one of given rationales, a fork, and a hostile one."""
     folder = tmp_path_factory.mktemp("browse")
     store = Store.open(str(folder / "store"))
     make_run(store)
     asked = {"draws": 2, "bound": {"problems": 6, "draws": 2}}
     make_run(store, made_config("other", seed=3, train={"learning_rate": 3e-5}, evaluate=asked), wrong=7)
+    make_run(store, made_config("given", scheme={"name": "human"}))
+    record = store.existing_run("made")
+    child = record.model_copy(update={"name": "child", "parent": fork.begin(store, "made", 1).dump()})
+    fork.inherit(store, store.create_run(child))
     make_hostile_run(store)
     found = Library(store.url, folder / "cache")
     yield found
@@ -99,7 +104,7 @@ def test_every_link_from_the_start_leads_to_a_page(client: TestClient) -> None:
 
 def test_the_runs_are_filtered_sorted_and_compared(client: TestClient) -> None:
     names = [re.findall(r'name="run" value="(\w+)"', client.get(f"/runs?{query}").text) for query in ("", "sort=-name")]
-    assert names == [["hostile", "made", "other"], ["other", "made", "hostile"]]
+    assert names == [["child", "given", "hostile", "made", "other"], ["other", "made", "hostile", "given", "child"]]
     assert re.findall(r'name="run" value="(\w+)"', client.get("/runs?text=oth&state=finished").text) == ["other"]
     assert "No run is like this" in client.get("/runs?scheme=pps").text
 

@@ -50,7 +50,7 @@ def test_a_server_says_its_address_keeps_its_token_and_ends_on_ctrl_c(made_folde
         urllib.request.urlopen(f"{address}/runs/made", timeout=60)
     server.send_signal(signal.SIGINT)
     out, err = server.communicate(timeout=60)
-    assert "Traceback" not in err and token not in said + out + err
+    assert err == "" and token not in said + out
     assert server.returncode in (0, 130, -signal.SIGINT)
 
 
