@@ -21,6 +21,7 @@ from fem_core.browse.links import Links
 from fem_core.browse.pages import STATIC, Pages
 from fem_core.browse.security import COOKIE, SIGN_IN, Guard
 from fem_core.errors import Corrupt, FemError, StoreAway
+from fem_core.store.deletion import deleted_at
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def web(library: Library) -> tuple[FastAPI, Pages]:
     page: dict[str, Any] = {"content": {"text/html": {"schema": {"type": "string"}}}}
     told = {
         404: "Not here",
+        410: "No longer here",
         422: "This cannot be asked",
         500: "The store does not hold",
         503: "The store does not answer",
@@ -61,7 +63,14 @@ def web(library: Library) -> tuple[FastAPI, Pages]:
         return HTMLResponse(pages.render("trouble.html", status=status, heading=heading, sentence=sentence), status)
 
     @app.exception_handler(FemError)
-    def mistake(_: Request, error: FemError) -> Response:
+    def mistake(request: Request, error: FemError) -> Response:
+        run = request.path_params.get("run")
+        if isinstance(error, Corrupt) and run is not None and deleted_at(library.store, run) is not None:
+            return trouble(
+                410,
+                told[410],
+                f"The run {run!r} is marked deleted, and fem gc has removed data of it. Its records stay.",
+            )
         status = 500 if isinstance(error, Corrupt) else 404
         return trouble(status, told[status], str(error))
 

@@ -25,7 +25,7 @@ from fem_core.browse.library import Library
 from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import mcnemar
-from fem_core.store import fork
+from fem_core.store import deletion, fork
 from fem_core.store.store import Store
 
 HOME = "http://127.0.0.1:8765"
@@ -215,6 +215,12 @@ def test_a_damaged_artifact_is_said_not_to_hold(tmp_path: Path) -> None:
     assert "It does not hold" in client.get("/artifacts/made@1/attempts?check=true").text
     answer = client.get("/runs/made/iterations/1/attempts")
     assert answer.status_code == 500 and "part-00000.parquet" in answer.text and "Traceback" not in answer.text
+    deletion.mark(store, "made")
+    for file in (tmp_path / "store").rglob("attempts/*.parquet"):
+        file.unlink()
+    gone = client.get("/runs/made/iterations/1/attempts")
+    assert gone.status_code == 410 and "fem gc has removed" in gone.text
+    assert "Marked as deleted" in client.get("/runs/made").text
 
 
 def test_hostile_texts_are_shown_as_text(client: TestClient, library: Library) -> None:
