@@ -252,9 +252,10 @@ def measure(where: str, server: Server, made: Made, repeats: int, readers: int, 
     begun = time.perf_counter()
     show("at once: first page of iteration 1", [server.get(f"/runs/{RUN}/iterations/1/attempts", verdict="accepted")])
     show("at once: one problem through time", [server.get(*_address(everything["one problem through time"], dice))])
-    while server.made() < made.iterations + 1:
+    wanted = 2 * made.iterations + 1  # attempts and leaks of each iteration, and the problems
+    while server.made() < wanted:
         if time.perf_counter() - begun > _WAIT:
-            raise RuntimeError(f"only {server.made()} of {made.iterations + 1} indexes are made")
+            raise RuntimeError(f"only {server.made()} of {wanted} indexes are made")
         time.sleep(0.5)
     took = time.perf_counter() - begun
     size = sum(one.stat().st_size for one in server.indexes.glob("*.duckdb")) / 1e6

@@ -97,6 +97,8 @@ class Library:
         self._ended = threading.Event()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="indexes")
         self._lock = threading.Lock()
+        self._waiting = threading.Condition()
+        self._waited = 0
         self._preparing: set[str] = set()
         self._writable = False
         self._said: dict[str, tuple[str, list[Annotation]]] = {}
@@ -105,6 +107,8 @@ class Library:
     def close(self) -> None:
         """Give everything back. What is being prepared is finished first."""
         self._ended.set()
+        with self._waiting:
+            self._waiting.notify_all()
         self._ahead.shutdown(cancel_futures=True)
         self._indexes.close()
 
@@ -400,9 +404,23 @@ class Library:
             for k in reversed(range(int(record.config["iterations"]) + 1)):
                 for kind in _KINDS:
                     sources = self._sources(record, k, kind)
+                    with self._waiting:
+                        self._waiting.wait_for(lambda: not self._waited or self._ended.is_set())
                     if sources is not None and not self._ended.is_set():
                         with self._use(sources, k, kind, with_leaks and kind == "attempts"):
                             pass
+
+    @contextmanager
+    def _somebody_waits(self) -> Iterator[None]:
+        """What is prepared ahead stands back for an index that somebody waits for."""
+        with self._waiting:
+            self._waited += 1
+        try:
+            yield
+        finally:
+            with self._waiting:
+                self._waited -= 1
+                self._waiting.notify_all()
 
     def _looked_at(self, run: str) -> RunRecord:
         """A run's record. Who looks at a run will look at its iterations: they are prepared meanwhile."""
@@ -423,10 +441,14 @@ class Library:
     def _opened(self, run: str, iteration: int, kind: str, with_leaks: bool = False) -> Iterator[Iteration]:
         if kind not in _KINDS:
             raise FemError(f"There are no {kind!r} to show. Choose one of {', '.join(_KINDS)}.")
-        sources = self._sources(self._looked_at(run), iteration, kind)
-        if sources is None:
-            raise FemError(f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has.")
-        with self._use(sources, iteration, kind, with_leaks) as opened:
+        with ExitStack() as stack:
+            with self._somebody_waits():
+                sources = self._sources(self._looked_at(run), iteration, kind)
+                if sources is None:
+                    raise FemError(
+                        f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has."
+                    )
+                opened = stack.enter_context(self._use(sources, iteration, kind, with_leaks))
             yield opened
 
     def _sources(self, record: RunRecord, k: int, kind: str) -> "_Sources | None":

@@ -1,6 +1,7 @@
 """The library over a local store and one on S3: pages, filters, search, problems, artifacts, exports, hostile texts."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,6 +146,18 @@ def test_who_looks_at_a_run_finds_its_iterations_prepared(made_folder: Path, tmp
         len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 9
     )  # attempts and their leaks, predictions, problems
     whole.close()
+
+
+def test_what_is_prepared_ahead_stands_back_for_who_waits(made_folder: Path, tmp_path: Path) -> None:
+    library = Library(str(made_folder), tmp_path / "cache")
+    ahead = threading.Thread(target=library.prepare, args=("made",))
+    with library._somebody_waits():
+        ahead.start()
+        ahead.join(0.5)
+        assert not list((tmp_path / "cache" / "browse").glob("*.duckdb"))
+    ahead.join()
+    assert len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 9
+    library.close()
 
 
 def test_an_artifact_is_found_by_path_and_digest_with_its_neighbours(library: Library) -> None:
