@@ -34,16 +34,16 @@ class Iteration:
             index, problems, leaks: the databases of the indexes; None for one that is not there or not needed.
         """
         self._k, self._kind, self._finder, self._cursor = k, kind, finder, cursor
-        self._index, self._problems, self.leaks = index, problems, leaks
+        self.index, self._problems, self.leaks = index, problems, leaks
 
     def total(self, condition: str, values: Sequence[Any]) -> int:
         """How many there are."""
-        return self._one(f"SELECT count(*) FROM {self._index}.attempts WHERE {condition}", values)
+        return self._one(f"SELECT count(*) FROM {self.index}.attempts WHERE {condition}", values)
 
     def positions(self, condition: str, values: Sequence[Any], by: str, limit: int, offset: int) -> list[int]:
         """Where they are, in an order."""
         self._cursor.execute(
-            f"SELECT position FROM {self._index}.attempts WHERE {condition} ORDER BY {by} LIMIT ? OFFSET ?",
+            f"SELECT position FROM {self.index}.attempts WHERE {condition} ORDER BY {by} LIMIT ? OFFSET ?",
             [*values, limit, offset],
         )
         return [row[0] for row in self._cursor.fetchall()]
@@ -55,14 +55,14 @@ class Iteration:
 
     def rows(self, condition: str, values: Sequence[Any]) -> list[Attempt]:
         """All of them, in any order."""
-        rows = _dicts(self._cursor, f"SELECT * FROM {self._index}.attempts WHERE {condition}", values)
+        rows = _dicts(self._cursor, f"SELECT * FROM {self.index}.attempts WHERE {condition}", values)
         problems = self.known(row["problem_id"] for row in rows)
         return [shown(row, problems.get(row["problem_id"]), self._finder, self._k, self._kind) for row in rows]
 
     def counts(self, column: str, most: int) -> dict[Any, int]:
         """How many have each value of a column, the most common ones."""
         self._cursor.execute(
-            f"SELECT {column}, count(*) AS n FROM {self._index}.attempts GROUP BY {column} ORDER BY n DESC, {column} LIMIT ?",
+            f"SELECT {column}, count(*) AS n FROM {self.index}.attempts GROUP BY {column} ORDER BY n DESC, {column} LIMIT ?",
             [most],
         )
         return dict(self._cursor.fetchall())
@@ -78,10 +78,10 @@ class Iteration:
 
     def batches(self, condition: str, values: Sequence[Any]) -> Iterator[pa.RecordBatch]:
         """All of them in the order of positions, with question and leak."""
-        last = self._one(f"SELECT coalesce(max(position), -1) FROM {self._index}.attempts", [])
+        last = self._one(f"SELECT coalesce(max(position), -1) FROM {self.index}.attempts", [])
         for start in range(0, last + 1, _EXPORTED):
             table = self._cursor.sql(
-                f"SELECT * FROM {self._index}.attempts WHERE position >= ? AND position < ? AND {condition} ORDER BY position",
+                f"SELECT * FROM {self.index}.attempts WHERE position >= ? AND position < ? AND {condition} ORDER BY position",
                 params=[start, start + _EXPORTED, *values],
             ).to_arrow_table()
             problems = self.known(table["problem_id"].to_pylist())

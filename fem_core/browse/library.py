@@ -57,6 +57,9 @@ MOST_ROWS = 200
 CACHE_GIB = 8.0
 """Of indexes on the disk."""
 
+_COUNTED = ("verdict", "prompt_kind", "label")
+_MOST_VALUES = 50
+
 _KINDS = ("attempts", "predictions", "predictions-exemplars")
 
 
@@ -100,6 +103,7 @@ class Library:
         self._waiting = threading.Condition()
         self._waited = 0
         self._preparing: set[str] = set()
+        self._values: dict[str, dict[str, dict[Any, int]]] = {}  # by index, which never changes
         self._writable = False
         self._said: dict[str, tuple[str, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
@@ -216,7 +220,9 @@ class Library:
             FemError: there is no such run or iteration.
         """
         with self._opened(run, iteration, kind) as opened:
-            return {column: opened.counts(column, 50) for column in ("verdict", "prompt_kind", "label")}
+            if opened.index not in self._values:
+                self._values[opened.index] = {name: opened.counts(name, _MOST_VALUES) for name in _COUNTED}
+            return {name: dict(counts) for name, counts in self._values[opened.index].items()}
 
     def export(
         self, run: str, iteration: int, chosen: Filter | None = None, kind: str = "attempts"
