@@ -139,25 +139,32 @@ def version_of(manifest: Manifest) -> int:
     return int(manifest.artifact.rpartition("/")[2])
 
 
-def read(store: Store, manifest: Manifest) -> list[Annotation]:
+def read(store: Store, manifest: Manifest, known: tuple[Manifest, list[Annotation]] | None = None) -> list[Annotation]:
     """All that was said up to a version, in order; verified, and each version against the one after it.
+
+    Args:
+        known: an earlier version, and what this gave for it: only what came after it is read.
 
     Raises:
         FemError: a version is missing, or not the one that the next one stands on.
     """
     run, last = layout.run_of(manifest.artifact), version_of(manifest)
+    before, said = known or (None, [])
+    first = 1 if before is None else version_of(before) + 1
+    if before is not None and first > last:
+        return said if before.digest == manifest.digest else read(store, manifest)
     with ThreadPoolExecutor(_READERS) as readers:
-        places = [layout.annotations(run, number) for number in range(1, last)]
+        places = [layout.annotations(run, number) for number in range(first, last)]
         chain = [*readers.map(store.manifest, places), manifest]
-        for before, after in zip([None, *chain], chain, strict=False):
+        for one, after in zip([before, *chain], chain, strict=False):
             stands_on = next((ref.digest for ref in after.inputs if ref.role == PREVIOUS), None) if after else ""
-            if stands_on != (before and before.digest):
+            if stands_on != (one and one.digest):
                 raise Corrupt(
                     f"The annotations of {run!r} up to version {last} are not whole: one is missing, or not the one that "
                     "the next one was written after. Restore them from a backup."
                 )
         parts = readers.map(lambda one: store.read_table(one).to_pylist(), [one for one in chain if one is not None])
-        return [Annotation(**row) for part in parts for row in part]
+        return [*said, *(Annotation(**row) for part in parts for row in part)]
 
 
 def named(store: Store, name: str) -> Manifest:

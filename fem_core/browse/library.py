@@ -105,7 +105,7 @@ class Library:
         self._preparing: set[str] = set()
         self._values: dict[str, dict[str, dict[Any, int]]] = {}  # by index, which never changes
         self._writable = False
-        self._said: dict[str, tuple[str, list[Annotation]]] = {}
+        self._said: dict[str, tuple[Manifest, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
 
     def close(self) -> None:
@@ -306,10 +306,9 @@ class Library:
         last = annotations.latest(self.store, run)
         if last is None:
             return []
-        known = self._said.get(run)
-        if known is None or known[0] != last.digest:
-            known = self._said[run] = (last.digest, annotations.read(self.store, last))
-        return list(known[1])
+        said = annotations.read(self.store, last, self._said.get(run))
+        self._said[run] = last, said
+        return list(said)
 
     def annotated(self, run: str) -> str | None:
         """What ``filter.annotations`` is to be in a run that takes all that was said so far; None where nothing was."""

@@ -69,7 +69,12 @@ def test_what_a_writer_left_unfinished_is_finished_by_the_next(tmp_path: Path) -
     (tmp_path / layout.annotations("made", 2) / layout.MANIFEST).unlink()  # died between the rows and the manifest
     third = annotations.append(store, "made", [said(3)])
     assert annotations.version_of(third) == 3
-    assert [one.problem_id for one in annotations.read(store, third)] == [f"{n:016x}" for n in (1, 2, 3)]
+    whole = annotations.read(store, third)
+    assert [one.problem_id for one in whole] == [f"{n:016x}" for n in (1, 2, 3)]
+    assert annotations.read(store, third, (first, whole[:1])) == annotations.read(store, third, (third, whole)) == whole
+    assert annotations.read(store, first, (third, whole)) == whole[:1]
+    with pytest.raises(Corrupt, match="not whole"):
+        annotations.read(store, third, (first.model_copy(update={"digest": "0" * 64}), whole[:1]))
     (tmp_path / first.artifact / layout.MANIFEST).unlink()
     with pytest.raises(Corrupt, match="not whole"):
         annotations.read(store, third)
