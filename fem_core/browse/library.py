@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -46,7 +46,7 @@ from fem_core.store.store import Store
 _log = logging.getLogger(__name__)
 
 _FRESH = 20.0
-"""Seconds for which a manifest is not read again. It never changes, but its folder may be moved away."""
+"""Seconds for which a record is not read again. It never changes, but its folder may be moved away."""
 
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
@@ -64,23 +64,33 @@ _KINDS = ("attempts", "predictions", "predictions-exemplars")
 
 
 class _Remembering(Store):
-    """A store that does not read a manifest again at once."""
+    """A store that does not read a record again at once."""
 
     def __init__(self, root: Root) -> None:
         super().__init__(root)
-        self._found: dict[str, tuple[float, Manifest]] = {}
+        self._records: dict[str, tuple[float, Manifest | RunRecord]] = {}
 
     def manifest(self, artifact: str) -> Manifest | None:
-        known = self._found.get(artifact)
+        """As the store has it, or had it a moment ago."""
+        found = self._remembered(f"{artifact}/{layout.MANIFEST}", lambda: super(_Remembering, self).manifest(artifact))
+        return found if isinstance(found, Manifest) else None
+
+    def run(self, name: str) -> RunRecord | None:
+        """As the store has it, or had it a moment ago."""
+        found = self._remembered(layout.run_json(name), lambda: super(_Remembering, self).run(name))
+        return found if isinstance(found, RunRecord) else None
+
+    def _remembered(self, path: str, read: Callable[[], Manifest | RunRecord | None]) -> Manifest | RunRecord | None:
+        known = self._records.get(path)
         if known is not None and time.monotonic() - known[0] < _FRESH:
             return known[1]
-        found = super().manifest(artifact)
+        found = read()
         if found is None:
-            self._found.pop(artifact, None)
+            self._records.pop(path, None)
         else:
             if known is not None and known[1] == found:
                 found = known[1]  # one object, whoever holds it
-            self._found[artifact] = (time.monotonic(), found)
+            self._records[path] = (time.monotonic(), found)
         return found
 
 
