@@ -29,7 +29,7 @@ from fem_core.browse.marks import difference, shortened
 from fem_core.browse.pages import Pages
 from fem_core.browse.rows import Attempt
 from fem_core.errors import FemError
-from fem_core.filter.verdict import ACCEPTED, TRUNCATED, UNPARSABLE, WRONG_ANSWER
+from fem_core.filter.verdict import ACCEPTED
 from fem_core.model import default_cache
 from fem_core.prompts import ChatTokens
 from fem_core.schemas import ATTEMPTS
@@ -37,9 +37,6 @@ from fem_core.store import layout
 
 SIZE = 20
 """Attempts on a page."""
-
-_DRAWN = (ACCEPTED, WRONG_ANSWER, UNPARSABLE, TRUNCATED)
-"""Verdicts that every table may have; filters add theirs."""
 
 SORTS = (
     ("position", "as drawn"),
@@ -71,8 +68,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             there = 1 <= found.page + by <= found.pages
             return pages.links.attempts(run, iteration, **(values | {"page": found.page + by})) if there else None
 
-        decided = library.store.manifest(layout.iteration(run, iteration, "verdicts"))
-        there = () if decided is None or asked.kind != "attempts" else decided.stats.get("verdicts", ())
+        there = library.values(run, iteration, asked.kind)
         narrow = chosen.__dict__.items()
         return pages.render(
             "attempts.html",
@@ -83,7 +79,8 @@ def router(library: Library, pages: Pages) -> APIRouter:
             chosen=asked,
             sort=asked.sort,
             sorts=SORTS,
-            verdicts=ordered_verdicts([*_DRAWN, *there, *([asked.verdict] if asked.verdict else [])]),
+            verdicts=ordered_verdicts([*there["verdict"], *([asked.verdict] if asked.verdict else [])]),
+            there=there,
             narrowed=any(value is not None for name, value in narrow if name not in ("text", "verdict", "prompt_kind")),
             found=found,
             words=words(chosen.text),

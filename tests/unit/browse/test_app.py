@@ -153,6 +153,7 @@ def test_attempts_are_filtered_searched_and_paged(client: TestClient) -> None:
     place = "/runs/made/iterations/1/attempts"
     everything = client.get(place).text
     assert "13 attempts" in text(everything) and everything.count("<article") == 13
+    assert "accepted (10)" in everything and "wrong answer (3)" in everything
     wrong = client.get(f"{place}?verdict=wrong_answer&min_length=&sort=-position").text
     assert "3 attempts" in text(wrong) and "Dropped: answered" in text(wrong)
     assert "<mark>gives</mark> the <mark>sum</mark>" in client.get(f"{place}?text=SUM+gives").text
