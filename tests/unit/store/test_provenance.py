@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fem_core.store import provenance
 
 
@@ -30,3 +32,11 @@ def test_the_store_loads_no_framework() -> None:
         "print([m for m in ('torch', 'vllm', 'prefect', 'transformers', 'botocore') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_image_without_a_checkout_says_its_commit_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provenance, "_CHECKOUT", tmp_path)
+    monkeypatch.setenv("FEM_COMMIT", "f" * 40)
+    assert provenance._code.__wrapped__()["commit"] == "f" * 40
+    monkeypatch.setenv("FEM_COMMIT", "")
+    assert provenance._code.__wrapped__()["commit"] is None
