@@ -16,10 +16,23 @@ ADDED: dict[str, JsonValue] = {"identity": "unless default"}
 keep theirs; therefore its default must mean what was done before, and must never change."""
 
 
+def _filled_in(schema: dict[str, Any]) -> None:
+    """What can have one value only has it from the start: the form of the Prefect UI lets nobody type it."""
+    for field in schema.get("properties", {}).values():
+        if "const" in field:
+            field["default"] = field["const"]
+
+
 class Section(BaseModel):
     """What every section of a configuration shares: frozen, no unknown keys, docstrings as descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        json_schema_extra=_filled_in,
+    )
 
 
 class ReasoningGymProblems(Section):

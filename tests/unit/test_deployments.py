@@ -64,6 +64,9 @@ def test_the_form_describes_every_field_and_offers_every_source(form: dict[str, 
             assert schema.get("description") or inner.get("description"), f"{name}.{field}"
     problems = sections["RunConfig"]["properties"]["problems"]
     assert "oneOf" not in problems and len(problems["anyOf"]) == 11, "the UI shows nothing of a oneOf"
+    for one in problems["anyOf"]:
+        source = sections[one["$ref"].rpartition("/")[2]]["properties"]["source"]
+        assert source["default"] == source["const"], "the UI lets nobody fill in a constant"
 
 
 def test_the_shipped_deployments_name_flows_with_parameters_that_they_take() -> None:
