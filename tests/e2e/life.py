@@ -116,11 +116,18 @@ class Life:
         return (self.folder / f"{name}.txt").read_text(errors="replace")[-4000:]
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        """The Prefect API."""
+        """The Prefect API, asked again where the server is busy, as its own clients do."""
         data = None if method == "GET" else json.dumps(body or {}).encode()
         request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def run(self, name: str, **parameters: Any) -> str:
         """What "Run" in the UI does: a flow run of the deployment; its id."""

@@ -33,6 +33,10 @@ WAIT = 240.0
 """Seconds that something may take on a machine that does other things as well."""
 
 
+SOON = 45.0
+"""Seconds that processes have to end: 30, and what it takes to look."""
+
+
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """Server, deployment and one worker."""
@@ -130,6 +134,7 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
         async with worker.heeded():
             life.set_state(flow_run.id, "CANCELLING", "Cancelling")
             await asyncio.sleep(WAIT)
+            raise AssertionError("nothing ended it")
         return worker.cancelled()
 
     with temporary_settings({PREFECT_API_URL: life.api}):
@@ -142,6 +147,49 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
         return [one["resource"]["prefect.resource.name"] for one in found["events"]]
 
     until(lambda: "fem: hold a run with a utilization below 5 %" in triggered(), WAIT, "an automation")
+
+
+def test_what_one_click_brings_back(life: Life) -> None:
+    """A step raises, the flow's process is killed, cancelled; then the run is paused."""
+    folder = life.folder / "store/runs/clicks"
+    obstacle = folder / "iteration=001/verdicts"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("a file where a folder should be")
+    run = life.run("clicks", config=config_of(life, "clicks"), pause_after=[1])
+
+    reaches(life, run, "Failed")
+    state = life.ask(f"/flow_runs/{run}", method="GET")["state"]
+    assert "FileExistsError" in state["message"] and str(obstacle) in state["message"]
+    assert life.tasks(run)["filter · 1"] == ["Failed"]
+    before = committed(folder)
+    obstacle.unlink()
+
+    until(lambda: not life.working(), WAIT, "the end of all processes")
+    retry(life, run)
+    until(lambda: life.children(TRAINER), WAIT, "a trainer")
+    life.kill(*life.flow())
+    reaches(life, run, "Crashed")
+    until(lambda: not life.working(), SOON, "the end of engine and trainer")
+    kept(before, folder)
+    before = committed(folder)
+
+    retry(life, run)
+    until(lambda: life.children(TRAINER), WAIT, "a trainer")
+    life.set_state(run, "CANCELLING", "Cancelling")
+    until(lambda: not life.working(), SOON, "the end of all processes")
+    reaches(life, run, "Cancelled")
+    kept(before, folder)
+    before = committed(folder)
+
+    retry(life, run)
+    reaches(life, run, "Suspended")
+    until(lambda: not life.working(), SOON, "the end of all processes")
+    kept(before, folder)
+    before = committed(folder)
+    assert "iteration=001/scores/_manifest.json" in before
+    keyset = life.ask(f"/flow_runs/{run}", method="GET")["state"]["state_details"]["run_input_keyset"]
+    said = life.ask(f"/flow_runs/{run}/input/{keyset['description']}", method="GET")
+    assert "Go on with iteration 2?" in said and "| accepted | plain | Which of these letters comes first" in said
 
 
 def test_what_nobody_is_there_to_tell(life: Life) -> None:
