@@ -53,10 +53,17 @@ class Iteration:
         found = {row.position: row for row in self.rows("position IN (SELECT unnest(?::BIGINT[]))", [positions])}
         return [found[position] for position in positions if position in found]
 
-    def rows(self, condition: str, values: Sequence[Any]) -> list[Attempt]:
-        """All of them, in any order."""
+    def rows(
+        self, condition: str, values: Sequence[Any], problems: Mapping[str, Problem] | None = None
+    ) -> list[Attempt]:
+        """All of them, in any order.
+
+        Args:
+            problems: theirs, where the caller has them.
+        """
         rows = _dicts(self._cursor, f"SELECT * FROM {self.index}.attempts WHERE {condition}", values)
-        problems = self.known(row["problem_id"] for row in rows)
+        if problems is None:
+            problems = self.known(row["problem_id"] for row in rows)
         return [shown(row, problems.get(row["problem_id"]), self._finder, self._k, self._kind) for row in rows]
 
     def counts(self, column: str, most: int) -> dict[Any, int]:

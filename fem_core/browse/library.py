@@ -32,7 +32,6 @@ from fem_core.digest import digest
 from fem_core.errors import FemError, StoreAway
 from fem_core.filter.leak import Leaks
 from fem_core.model import default_cache
-from fem_core.problems.problem import Problem
 from fem_core.report import listing
 from fem_core.report.diagnosis import answers
 from fem_core.report.signatures import signatures
@@ -50,6 +49,9 @@ _FRESH = 20.0
 
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
+
+_ITERATIONS = 4
+"""Read side by side for one problem."""
 
 MOST_ROWS = 200
 """On a page."""
@@ -263,41 +265,37 @@ class Library:
         Raises:
             FemError: there is no such run, or it has no such problem.
         """
-        record = self._looked_at(run)
-        found: list[Attempt] = []
-        known = False
-        places: dict[str, tuple[int, Problem] | None] = {}  # in each set of problems, by its digest
-        for k in range(int(record.config["iterations"]) + 1):
-            for kind in _KINDS:
-                sources = self._sources(record, k, kind)
-                if sources is None:
-                    continue
-                known = True
-                found += self._of_problem(sources, k, kind, problem_id, places)
+        record, once = self._looked_at(run), _Once()
+        places = [(k, kind) for k in range(int(record.config["iterations"]) + 1) for kind in _KINDS]
+
+        def read(place: tuple[int, str]) -> list[Attempt] | None:
+            sources = self._sources(record, *place)
+            return None if sources is None else self._of_problem(sources, *place, problem_id, once)
+
+        with ThreadPoolExecutor(_ITERATIONS) as readers:
+            there = [rows for rows in readers.map(read, places) if rows is not None]
+        found = [row for rows in there for row in rows]
         if not found:
-            why = "has no such problem" if known else "has drawn nothing yet"
+            why = "has no such problem" if there else "has drawn nothing yet"
             raise FemError(f"The run {run!r} {why} ({problem_id!r}). Look for it among its attempts.")
         return found
 
-    def _of_problem(
-        self, sources: "_Sources", k: int, kind: str, problem_id: str, places: dict[str, tuple[int, Problem] | None]
-    ) -> list[Attempt]:
-        rows = self._without_index(sources, k, kind, problem_id, places)
+    def _of_problem(self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "_Once") -> list[Attempt]:
+        rows = self._without_index(sources, k, kind, problem_id, once)
         if rows is None:
             with self._use(sources, k, kind) as opened:
-                rows = opened.rows("problem_id = ?", [problem_id])
+                of = ("known", sources.problems and sources.problems.digest)
+                rows = opened.rows("problem_id = ?", [problem_id], once.get(of, lambda: opened.known([problem_id])))
         return sorted(rows, key=lambda row: (row.attempt, row.position))
 
     def _without_index(
-        self, sources: "_Sources", k: int, kind: str, problem_id: str, places: dict[str, tuple[int, Problem] | None]
+        self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "_Once"
     ) -> list[Attempt] | None:
         """The same from one part file; None where there is an index, or it must be made to be sure."""
-        if sources.problems is None or self._indexes.has(tables.VERSION, "attempts", sources.key):
+        problems = sources.problems
+        if problems is None or self._indexes.has(tables.VERSION, "attempts", sources.key):
             return None
-        digest_ = sources.problems.digest
-        if digest_ not in places:
-            places[digest_] = one_problem.find(self.store, sources.problems, problem_id)
-        place = places[digest_]
+        place = once.get(("place", problems.digest), lambda: one_problem.find(self.store, problems, problem_id))
         if place is None:
             return []
         rows = one_problem.rows(self.store, sources.manifest, sources.verdicts, *place)
@@ -500,6 +498,20 @@ class Library:
                 known = Iteration(k, kind, finder, cursor, index, problems, None).known
                 leaks = use(partial(tables.leaks, index, known, finder), "leaks", sources.key, sources.prompts)[1]
             yield Iteration(k, kind, finder, cursor, index, problems, leaks)
+
+
+class _Once:
+    """Values that several threads need, each made by the first of them."""
+
+    def __init__(self) -> None:
+        self._lock, self._values = threading.Lock(), dict[object, Any]()
+
+    def get(self, of: object, make: Callable[[], Any]) -> Any:
+        """The value, made where it is not there."""
+        with self._lock:
+            if of not in self._values:
+                self._values[of] = make()
+            return self._values[of]
 
 
 class _Sources:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -146,6 +147,23 @@ def test_who_looks_at_a_run_finds_its_iterations_prepared(made_folder: Path, tmp
         len(list((tmp_path / "cache" / "browse").glob("*.duckdb"))) == 9
     )  # attempts and their leaks, predictions, problems
     whole.close()
+
+
+def test_many_readers_share_few_open_indexes(
+    made_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fem_core.browse.index._ATTACHED", 1)  # every other page opens one and closes another
+    library = Library(str(made_folder), tmp_path / "cache")
+    problem = library.attempts("made", 1).rows[0].problem_id
+
+    def read(n: int) -> tuple[int, int, int]:
+        k = 1 + n % 2
+        leaking = library.attempts("made", k, Filter(max_leak=0)).total
+        return library.attempts("made", k).total, leaking, len(library.problem("made", problem))
+
+    with ThreadPoolExecutor(8) as readers:
+        assert set(readers.map(read, range(40))) == {(13, 3, 2)}
+    library.close()
 
 
 def test_what_is_prepared_ahead_stands_back_for_who_waits(made_folder: Path, tmp_path: Path) -> None:
