@@ -26,7 +26,7 @@ _MEMORY = "320MiB"
 _GROUP = 20_480
 """Rows that are compressed together, and have minima and maxima together: of long texts, DuckDB's 122,880 take much memory."""
 
-_ATTACHED = 64
+_ATTACHED = 256
 """Indexes kept open."""
 
 _SUFFIX = ".duckdb"
