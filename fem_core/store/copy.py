@@ -3,7 +3,8 @@
 Contract: ``run.json`` first, then artifact by artifact in the order in which they were made, each with its data first
 and its manifest last; a copy that stops anywhere is an unfinished run, and copying again goes on from there. Every file
 is hashed while it is read, and read again and hashed where it arrived, before its manifest is written. Memory stays
-flat. A fork's references are copied as references, so the runs that they lead to must be there first.
+flat. What a run refers to in other runs (a fork's artifacts, the checkpoint that it began with, annotations) stays a
+reference, so these runs must be there first: without them it could neither go on there nor be audited.
 """
 
 import hashlib
@@ -71,10 +72,10 @@ def holds(manifest: Manifest) -> bool:
 
 
 def plans(source: Store, target: Store, run: str, *, with_parents: bool = False) -> list[Plan]:
-    """What is to be copied, in this order: a fork's parents, where they are asked for, before the fork.
+    """What is to be copied, in this order: the runs that it refers to, where they are asked for, before the run.
 
     Raises:
-        FemError: there is no such run; a fork refers to runs that are not at the destination (without ``with_parents``).
+        FemError: there is no such run; it refers to runs that are not at the destination (without ``with_parents``).
         StoreConflict: the destination has another configuration, or another content, in the same place.
     """
     if source.url == target.url:

@@ -33,7 +33,8 @@ def cp(
     store
         Folder or URL of the store to copy from; ./fem-store by default.
     with_parents
-        Copy the runs that a fork refers to, too, and first.
+        Copy the runs that this one refers to, too, and first: a fork's parents, the run that it began with (``init``),
+        those whose annotations its filter read.
     """
     from botocore.exceptions import BotoCoreError
     from rich.console import Console
