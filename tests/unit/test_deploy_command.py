@@ -1,10 +1,12 @@
 """`fem deploy` where something is wrong: one sentence, before anything is registered."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from fem_core.errors import FemError
 from flows.commands.deploy import deploy
@@ -13,11 +15,12 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
 @pytest.fixture
-def closed(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A server's URL at which nothing answers."""
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
-    return "http://127.0.0.1:9/api"
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server's URL at which nothing answers. Prefect read the environment when it was imported, so it is told, too."""
+    url = "http://127.0.0.1:9/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield url
 
 
 def test_without_a_server_that_stays_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
