@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fem_core import annotations
 from fem_core.audit import content, files, links
 from fem_core.audit.findings import Audit, Checked, Finding
 from fem_core.audit.ledger import Ledger, in_store
@@ -77,6 +78,8 @@ class _Auditor:
         self._read_configs(readable.values())
         contents = files.read_all(self._store.root, list(readable.values()), self._cache, pages=self._deep)
         test, hidden = self._test_problems(readable, set(own))
+        # What people say of another run's draws keeps some of this run's out; the weights learn nothing else from there.
+        taught = set(self._ledger.upstream(own, but=annotations.KIND))
         rows = []
         for artifact, manifest in manifests.items():
             if manifest is None:
@@ -86,8 +89,8 @@ class _Auditor:
             found = [
                 *files.check(self._store.root, manifest, contents, self._cache),
                 *links.check(self._ledger, manifest, artifact, self._configs),
-                *self._content(manifest, test),
-                *(hidden if manifest.kind == "rationales" else ()),
+                *self._content(manifest, test if artifact in taught else {}),
+                *(hidden if manifest.kind == "rationales" and artifact in taught else ()),
             ]
             derived = self._deep and self._fresh(manifest)
             if derived:

@@ -42,8 +42,12 @@ class Ledger:
         """The manifests of a kind that were read so far."""
         return [manifest for manifest in self._manifests.values() if manifest is not None and manifest.kind == kind]
 
-    def upstream(self, artifacts: list[str]) -> list[str]:
-        """These artifacts and all that they were made from, in any run of the store."""
+    def upstream(self, artifacts: list[str], but: str | None = None) -> list[str]:
+        """These artifacts and all that they were made from, in any run of the store.
+
+        Args:
+            but: a role; inputs that have it are not followed.
+        """
         found: dict[str, None] = {}
         todo = list(artifacts)
         while todo:
@@ -53,7 +57,7 @@ class Ledger:
             found[artifact] = None
             manifest = self.manifest(artifact)
             if manifest is not None:
-                todo += [ref.artifact for ref in manifest.inputs if in_store(ref.artifact)]
+                todo += [ref.artifact for ref in manifest.inputs if in_store(ref.artifact) and ref.role != but]
         return list(found)
 
     def problems(self, manifest: Manifest) -> dict[str, Problem]:

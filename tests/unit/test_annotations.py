@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from made_run import made_config, make_run
+from made_run import made_config, make_run, problems_of
 from prefect.logging import disable_run_logger
 
 from fem_core import annotations
@@ -19,6 +19,7 @@ from fem_core.audit.ledger import Ledger
 from fem_core.browse.filters import Filter
 from fem_core.browse.library import Library
 from fem_core.errors import Corrupt, FemError
+from fem_core.problems.problem import Problem
 from fem_core.schemas import ANNOTATIONS
 from fem_core.store import collect, deletion, layout
 from fem_core.store.collect import Rules, sweep
@@ -171,6 +172,24 @@ def test_a_run_takes_peoples_word_and_audits(real_store: Store, tmp_path: Path) 
 
     real_store.root.replace(f"{layout.annotations('made', 1)}/{layout.part_name(0)}", b"forged")
     assert any(one.startswith(layout.annotations("made", 1)) for one in broken(real_store, "next"))
+
+
+def test_problems_of_the_annotated_run_may_be_test_problems_and_its_files_are_hashed_all_the_same(
+    tmp_path: Path,
+) -> None:
+    store = Store.open(str(tmp_path))
+    make_run(store)
+    annotations.append(store, "made", [annotations.annotation(2, "0" * 16, 0, "text", "bad", "", "ann")])
+
+    def make(asked: range) -> list[Problem]:
+        """Its tests are training problems of the run ``made``."""
+        return problems_of(range(5, 15) if asked.start == 0 else range(4))
+
+    make_run(store, made_config("next", filter={"annotations": "made@1"}), make=make)
+    assert broken(store, "next") == [], "only people's word comes from there, and no weights"
+    place = layout.iteration("made", 1, "rationales")
+    store.root.replace(f"{place}/{layout.part_name(0)}", b"forged")
+    assert any(one.startswith(place) for one in broken(store, "next"))
 
 
 def _known(ledger: Ledger, manifest: Manifest) -> Manifest:
