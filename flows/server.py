@@ -20,6 +20,7 @@ from prefect.workers.process import ProcessWorker
 
 from fem_core.errors import FemError
 from flows.commands.options import PoolType
+from flows.worker import STOPPED
 
 POOLS = Path(__file__).resolve().parents[1] / "deployments" / "pools"
 """The job templates of the pools that start containers."""
@@ -28,7 +29,11 @@ ZOMBIES = "fem: a run without a sign of life has crashed"
 """Name of the automation."""
 
 BEATS = 4
-"""Heartbeats that a run may miss: with Prefect's own 180 s it is taken for dead after 12 minutes."""
+"""Heartbeats that a run may miss."""
+
+SELDOM = 180
+"""Seconds between the heartbeats of a flow that nobody told otherwise. The automation waits for those, too, since any
+flow run on the server may be one: a run is taken for dead after 12 minutes."""
 
 _ENDS = (
     "Completed",
@@ -88,11 +93,12 @@ async def device(client: PrefectClient, name: str, runs: int = 1) -> bool:
 async def zombies(client: PrefectClient) -> bool:
     """The automation that marks a run as crashed whose process and worker are both gone; whether it had to be made.
 
-    Heartbeats come as often as ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` says here: workers need the same setting.
+    Heartbeats may come more often than ``SELDOM``, whatever ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` is elsewhere; where
+    they come less often, it has to be set here as well.
     """
     if await client.read_automations_by_name(ZOMBIES):
         return False
-    every = get_current_settings().flows.heartbeat_frequency or 180
+    every = max(get_current_settings().flows.heartbeat_frequency or SELDOM, SELDOM)
     beat = "prefect.flow-run.heartbeat"
     automation = AutomationCore(
         name=ZOMBIES,
@@ -101,7 +107,7 @@ async def zombies(client: PrefectClient) -> bool:
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             after={beat},
-            expect={beat, *(f"prefect.flow-run.{end}" for end in _ENDS)},
+            expect={beat, STOPPED, *(f"prefect.flow-run.{end}" for end in _ENDS)},
             posture=Posture.Proactive,
             threshold=1,
             within=timedelta(seconds=BEATS * every),

@@ -1,4 +1,5 @@
-"""What a flow does for itself where its worker cannot: live on without it, and end when it is cancelled.
+"""What a flow does for itself where its worker cannot: live on without it, end when it is cancelled, and say when it has
+stopped for a person.
 
 Contract: a worker that is there has the first say. One that is gone, that lost sight of the server for a while, or that
 never was (``fem run``) neither takes the flow with it nor leaves a cancelled run working.
@@ -15,9 +16,13 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.exceptions import Pause
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
+
+from tasks import announce
 
 LOOK_SECONDS = 5.0
 """How often a flow looks whether it was cancelled."""
@@ -25,6 +30,9 @@ LOOK_SECONDS = 5.0
 WORKER_SECONDS = 10.0
 """How long its worker has to end it, from when it has seen so."""
 
+
+STOPPED = "fem.run.stopped"
+"""The event of a flow that is suspended and has come to its end: the last sign of life until it is resumed."""
 
 KEPT = "Cancelled. What is committed is kept: Retry, or fem resume, continues from there."
 
@@ -36,7 +44,11 @@ def cancelled() -> State[Any]:
 
 @contextlib.asynccontextmanager
 async def heeded() -> AsyncIterator[None]:
-    """End what runs inside some seconds after the flow run is cancelled in the UI; the caller then returns."""
+    """End what runs inside some seconds after the flow run is cancelled in the UI; the caller then returns.
+
+    Where the flow run is suspended, heartbeats go on while what runs inside ends. The event ``STOPPED`` comes after them,
+    so that nobody waits for more.
+    """
     inside, told = asyncio.current_task(), False
 
     async def look() -> None:
@@ -67,6 +79,10 @@ async def heeded() -> AsyncIterator[None]:
             raise
         inside.uncancel()
         get_run_logger().warning(KEPT)
+    except Pause:
+        me = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"}
+        await announce.tell("The event of the stop", announce.SERVER, lambda: emit_event(STOPPED, resource=me))
+        raise
     finally:
         looking.cancel()
 
