@@ -1,6 +1,6 @@
 """What a run is called that nobody has named: which deployment, when, and with which parameters.
 
-Contract: ``<deployment>-<YYYYMMDD-HHMM>-<digest>``. The time is the flow run's scheduled start in UTC and the digest the
+Contract: ``<deployment>-<YYYYMMDD-HHMMSS>-<digest>``. The time is the flow run's scheduled start in UTC and the digest the
 first eight hex digits of the configuration's, so a retried flow run is the same run of the store, and two firings or two
 sets of parameters are two. Without a deployment the name is ``fem``, as on the command line.
 """
@@ -27,7 +27,7 @@ def run_name(config: RunConfig) -> str:
 def derived(made_by: str, when: datetime, config: RunConfig) -> str:
     """The name of a run that the deployment ``made_by`` starts at ``when`` (UTC)."""
     prefix = re.sub(r"[^A-Za-z0-9._-]+", "-", made_by).lstrip("._-")[:LONGEST] or "run"
-    return f"{prefix}-{when:%Y%m%d-%H%M}-{config.digest()[:8]}"
+    return f"{prefix}-{when:%Y%m%d-%H%M%S}-{config.digest()[:8]}"
 
 
 def flow_run_name() -> str:

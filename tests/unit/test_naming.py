@@ -1,6 +1,6 @@
 """Names of runs that nobody has named."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from fem_core.config import RunConfig, parse_config
 from flows.naming import derived, run_name
@@ -15,8 +15,9 @@ def config(**changes: object) -> RunConfig:
 
 def test_a_derived_name_says_deployment_time_and_parameters() -> None:
     name = derived("nightly", WHEN, config())
-    assert name == f"nightly-20260301-0205-{config().digest()[:8]}"
+    assert name == f"nightly-20260301-020559-{config().digest()[:8]}"
     assert derived("nightly", WHEN, config(seed=1)) != name
+    assert derived("nightly", WHEN - timedelta(seconds=1), config()) != name, "two firings in one minute are two"
     assert derived("nightly", WHEN, config(store="elsewhere", name="x")) == name, "places do not count"
     assert config(name=name).name == name, "it is a name that a configuration takes"
 
