@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
+from docker.utils import exclude_paths
 
 from deployments.s3 import arguments
 from deployments.up import server_command, worker_command
@@ -54,6 +55,18 @@ def test_an_image_does_what_make_does(image: Path) -> None:
     assert here(json.loads(start)) == worker_command()
     (check,) = instructions(image, "HEALTHCHECK")
     assert '["python", "-m", "deployments.health", "http://127.0.0.1:8080/health"]' in check
+
+
+def test_no_secret_is_copied_into_an_image_or_committed(tmp_path: Path) -> None:
+    beside = tmp_path / "deployments" / "containers"
+    beside.mkdir(parents=True)
+    for folder in (tmp_path, beside):
+        (folder / ".env").write_text("POSTGRES_PASSWORD=secret")
+    (beside / "compose.yaml").touch()
+    patterns = (ROOT / ".dockerignore").read_text().split()
+    copied = exclude_paths(str(tmp_path), patterns)
+    assert "deployments/containers/compose.yaml" in copied and not [path for path in copied if ".env" in path]
+    assert ".env" in (ROOT / ".gitignore").read_text().split()
 
 
 def test_compose_is_of_the_specification(compose: dict[str, Any]) -> None:
