@@ -14,6 +14,7 @@ ENV PATH=/opt/fem/.venv/bin:$PATH \
     FEM_CACHE=/work/cache \
     PREFECT_HOME=/work/prefect \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/work/prefect/ui \
     PREFECT_WORKER_WEBSERVER_HOST=127.0.0.1 \
     DO_NOT_TRACK=1
 USER 10001

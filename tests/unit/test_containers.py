@@ -14,6 +14,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 from docker.utils import exclude_paths
+from prefect.settings import Settings
 
 from deployments.s3 import arguments
 from deployments.up import server_command, worker_command
@@ -55,6 +56,16 @@ def test_an_image_does_what_make_does(image: Path) -> None:
     assert here(json.loads(start)) == worker_command()
     (check,) = instructions(image, "HEALTHCHECK")
     assert '["python", "-m", "deployments.health", "http://127.0.0.1:8080/health"]' in check
+
+
+def test_the_server_in_an_image_copies_its_pages_to_where_its_user_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = FOLDER / "cpu.Dockerfile"
+    assert any(text.endswith("install -d -o fem -g fem /work") for text in instructions(image, "RUN"))
+    for text in instructions(image, "ENV"):
+        for name, _, value in (pair.partition("=") for pair in text.split()):
+            if name.startswith("PREFECT_SERVER_"):
+                monkeypatch.setenv(name, value)
+    assert Settings().server.ui.static_directory == "/work/prefect/ui"
 
 
 def test_no_secret_is_copied_into_an_image_or_committed(tmp_path: Path) -> None:
