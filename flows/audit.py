@@ -4,7 +4,7 @@ Contract: changes nothing in a run. A run that does not hold fails the flow run,
 audited again each time until it holds. What was found is a table on the flow run's page.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
@@ -14,6 +14,7 @@ from fem_core.audit.changed import held_before, mark, remember
 from fem_core.audit.findings import Audit
 from fem_core.config import S3Config
 from fem_core.model import default_cache
+from fem_core.store import layout
 from fem_core.store.deletion import deleted_at
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
@@ -49,16 +50,7 @@ async def audit(
     """
     await reach(s3)
     opened = await step.in_store_thread(Store.open, store, check=False, patience=WORKING)
-    came: dict[str, Audit | Exception] = {}
-    same = 0
-    for record in await step.in_store_thread(opened.runs):
-        if await step.in_store_thread(deleted_at, opened, record.name) is not None:
-            continue
-        now = await step.in_store_thread(mark, opened, record.name)
-        if not everything and await step.in_store_thread(held_before, opened, record.name, now, deep=deep):
-            same += 1
-            continue
-        came[record.name] = await _one(opened, record.name, now, deep)
+    came, same = await examined(opened, deep=deep, everything=everything)
     await acreate_markdown_artifact(_table(came, same), key="fem-audit", description=f"Audit of {opened.url}")
     broken = {name: what for name, what in came.items() if not (isinstance(what, Audit) and what.holds)}
     if broken:
@@ -66,14 +58,37 @@ async def audit(
     return {"audited": len(came), "unchanged": same}
 
 
-async def _one(store: Store, run: str, now: str, deep: bool) -> Audit | Exception:
+async def examined(store: Store, *, deep: bool, everything: bool) -> tuple[dict[str, Audit | Exception], int]:
+    """What came of each run that had to be looked at, by name, and how many had not changed."""
+    came: dict[str, Audit | Exception] = {}
+    same = 0
+    for run in await step.in_store_thread(store.root.children, layout.RUNS):
+        if run.startswith("."):
+            continue
+        what = await _one(store, run, deep, everything)
+        if what == "unchanged":
+            same += 1
+        elif what is not None:
+            came[run] = what
+    return came, same
+
+
+async def _one(store: Store, run: str, deep: bool, everything: bool) -> Audit | Exception | Literal["unchanged"] | None:
+    """None where there is no run of that name, or a deleted one."""
     try:
+        if await step.in_store_thread(store.run, run) is None:
+            return None
+        if await step.in_store_thread(deleted_at, store, run) is not None:
+            return None
+        now = await step.in_store_thread(mark, store, run)
+        if not everything and await step.in_store_thread(held_before, store, run, now, deep=deep):
+            return "unchanged"
         result = await step.in_store_thread(examine, store, run, deep=deep, cache=default_cache())
+        if result.holds:
+            await step.in_store_thread(remember, store, run, now, deep=deep)
     except Exception as error:  # noqa: BLE001 (told at the end; no other run's audit depends on this one)
         step.noted(run, f"could not be audited: {sentence(error)}")
         return error
-    if result.holds:
-        await step.in_store_thread(remember, store, run, now, deep=deep)
     step.ended(run, summary(result))
     return result
 

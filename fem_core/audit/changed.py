@@ -22,12 +22,15 @@ def mark(store: Store, run: str) -> str:
 
 
 def held_before(store: Store, run: str, now: str, *, deep: bool) -> bool:
-    """Whether an audit as deep as this one has found that the run with this mark holds."""
+    """Whether an audit as deep as this one has found that the run with this mark holds.
+
+    What was kept and cannot be made out counts as nothing kept.
+    """
     try:
         kept = json.loads(store.root.read(layout.audited(run)))
-    except FileNotFoundError:
+        return bool(kept["mark"] == now and (kept["deep"] or not deep))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return bool(kept["mark"] == now and (kept["deep"] or not deep))
 
 
 def remember(store: Store, run: str, now: str, *, deep: bool) -> None:
