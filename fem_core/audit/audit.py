@@ -82,6 +82,8 @@ class _Auditor:
         taught = set(self._ledger.upstream(own, but=annotations.KIND))
         rows = []
         for artifact, manifest in manifests.items():
+            if self._replaced(artifact):
+                continue
             if manifest is None:
                 if artifact in own:
                     rows.append(_unreadable(artifact, self._ledger.trouble[artifact]))
@@ -146,6 +148,14 @@ class _Auditor:
             split = content.check_split(self._ledger, manifest, test)
             yield from _safely(split, manifest.artifact, "not compared with the test problems")
 
+    def _replaced(self, artifact: str) -> bool:
+        """Whether it is a state of the trainer that the run, which trains, has removed since it was listed.
+
+        A run removes the manifest first, so a state with a manifest still has to have its files.
+        """
+        state = _STATE.fullmatch(artifact) is not None
+        return state and self._store.root.size(f"{artifact}/{layout.MANIFEST}") is None
+
     def _fresh(self, manifest: Manifest) -> bool:
         """Whether it can be derived again and was not yet: a fork's artifact is its parent's."""
         same = (manifest.step.key, manifest.digest)
@@ -166,6 +176,9 @@ class _Auditor:
 
 _PLACE = re.compile(r"[^/]+(/[^/]+)?|iteration=\d+/trainer/[^/]+")
 """Where artifacts lie in a run; a manifest deeper in one belongs to nothing."""
+
+_STATE = re.compile(rf"{layout.RUNS}/[^/]+/iteration=\d+/trainer/[^/]+")
+"""Where the states of a trainer lie, the one kind of artifact that a run itself removes."""
 
 _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, pa.ArrowException)
 """What tables raise that are not of the form that their kind has."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from forge import RUN, edit_json, edit_manifest, edit_rows, flip, forge_on, mani
 from made_run import made_config, make_run, problems_of
 
 from fem_core import preview
+from fem_core.audit import audit
+from fem_core.audit.ledger import Ledger
 from fem_core.config import PromptsConfig, RunConfig
 from fem_core.evaluate.score import score
 from fem_core.filter.rationales import filter_attempts
@@ -24,7 +27,8 @@ from fem_core.problems.verifier import math_record
 from fem_core.prompts import ChatTokens, messages
 from fem_core.store import fork, layout, tables
 from fem_core.store.store import Store
-from tasks import evaluate, prepare
+from fem_core.train import state
+from tasks import evaluate, prepare, step
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FIRST, SECOND = f"{RUN}/iteration=001", f"{RUN}/iteration=002"
@@ -105,6 +109,34 @@ def test_an_unfinished_run_holds_and_says_what_is_to_be_made(tmp_path: Path, exa
     result = examine(store)
     assert result.holds and len(result.checked) == 12
     assert result.missing[0] == f"{SECOND}/attempts" and result.missing[-1] == f"{SECOND}/scores"
+
+
+@pytest.mark.parametrize("moment", ["before its manifest is read", "before its files are read"])
+def test_a_run_that_trains_holds_though_it_replaces_a_state_meanwhile(
+    tmp_path: Path, examine: Any, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, iterations=1)
+    work = step.Work(state.KIND, layout.trainer_state("made", 1, 8), "train", 1, {"seed": 0}, ())
+    kept = replace(work, artifact=layout.trainer_state("made", 1, 16))
+    for one in (work, kept):
+        files = [store.write_bytes(one.artifact, name, b"state") for name in ("a.pt", "b.json")]
+        store.commit(one.manifest(files, step.now(), stats={"step": 8, "steps": 96, "tokens": 5}))
+    before = examine(store)
+    assert before.holds and len(before.checked) == 14
+    where, name = (Ledger, "manifest") if moment == "before its manifest is read" else (audit.files, "read_all")
+    goes_on = getattr(where, name)
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        state.remove(store, work.artifact)
+        return goes_on(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, meanwhile)
+        result = examine(store)
+    assert result.holds and len(result.checked) == 13
+    store.root.remove(f"{kept.artifact}/a.pt")
+    assert facts(examine(store).broken) == [(kept.artifact, "a.pt", "file")], "a manifest has files"
 
 
 def test_an_artifact_that_is_gone_though_later_ones_are_there_is_named(made: Store, examine: Any) -> None:
