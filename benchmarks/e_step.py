@@ -29,7 +29,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.filter.verdict import ACCEPTED, judge
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model

@@ -32,7 +32,8 @@ import yaml
 
 from benchmarks.costs import Outcome, of_baseline, of_fem
 from benchmarks.flops import peak
-from fem_core.config import ReasoningGymProblems, RunConfig, load_config
+from fem_core.config import ReasoningGymProblems, RunConfig
+from fem_core.config_files import load_config
 from fem_core.digest import digest
 from fem_core.model import default_cache, resolve_model
 from fem_core.store.store import Store

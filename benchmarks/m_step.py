@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.flops import Model, peak
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
 from fem_core.problems.registry import load

@@ -21,7 +21,7 @@ import s3fs
 
 from benchmarks.store_scale import KEY, Attempts, manifest_of
 from deployments.s3 import BUCKET, WEED, S3Server
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 from fem_core.report.summary import summarise
 from fem_core.store import layout, tables
 from fem_core.store.manifest import FileRecord, RunRecord, to_json

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fem_core.config import RunConfig, sections_at
+from fem_core.config import RunConfig
+from fem_core.config_files import sections_at
 
 PAGE = Path(__file__).with_name("configuration.md")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import cyclopts
 from cyclopts import App
 
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.errors import FemError, StoreAway
 from flows.commands.audit import audit
 from flows.commands.browse import browse

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from fem_core import annotations
-from fem_core.config import RunConfig, parse_config
+from fem_core.config import RunConfig
+from fem_core.config_files import parse_config
 from fem_core.digest import derive_seed
 from fem_core.evaluate.bound import bound as figures
 from fem_core.evaluate.bound import draw_seed, probe_ids, weighed

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.digest import derive_seed
 from fem_core.evaluate.score import score
 from fem_core.filter.rationales import filter_attempts

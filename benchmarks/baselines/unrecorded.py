@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.baselines.loop import RECORD, Clock, iteration_dir, model_dir
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.device import find_device
 from fem_core.digest import derive_seed
 from fem_core.evaluate.score import score

@@ -22,7 +22,8 @@ from fem_core.audit import looks, tokenizer
 from fem_core.audit.content import contrast
 from fem_core.audit.findings import Finding
 from fem_core.audit.ledger import Ledger
-from fem_core.config import FilterConfig, PromptsConfig, SchemeConfig, parse_config
+from fem_core.config import FilterConfig, PromptsConfig, SchemeConfig
+from fem_core.config_files import parse_config
 from fem_core.digest import derive_seed, digest
 from fem_core.errors import FemError
 from fem_core.evaluate import bound as bounds

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fem_core.compare.comparison import Comparison
-from fem_core.config import RunConfig, drop_replaced, nearest, parse_config, put, sections_at
+from fem_core.config import RunConfig
+from fem_core.config_files import drop_replaced, nearest, parse_config, put, sections_at
 from fem_core.digest import digest
 from fem_core.errors import FemError
 from fem_core.store import layout

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from fem_core.config import Section, explain, override, read_settings
+from fem_core.config import Section
+from fem_core.config_files import explain, override, read_settings
 from fem_core.errors import FemError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fem_core.config import RunConfig, load_config
+from fem_core.config import RunConfig
+from fem_core.config_files import load_config
 from fem_core.errors import FemError
 from flows.commands.options import DEFAULT_STORE, PoolType, Set, StoreUrl
 

@@ -21,7 +21,7 @@ def fork(parent: str, *, run: str, store: StoreUrl = None, set_: Set = (), dry_r
     dry_run
         Show what would be taken over, what would be done again and why; write nothing.
     """
-    from fem_core.config import parse_config
+    from fem_core.config_files import parse_config
     from fem_core.store.fork import begin
     from fem_core.store.store import Store
 

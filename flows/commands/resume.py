@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from fem_core.config import RunConfig, parse_config
+from fem_core.config import RunConfig
+from fem_core.config_files import parse_config
 from fem_core.errors import StoreConflict
 from flows.commands.options import DEFAULT_STORE, Set, StoreUrl
 
@@ -61,7 +62,7 @@ def with_overrides(identity: dict, places: dict, overrides: Sequence[str]) -> di
     """
     import copy
 
-    from fem_core.config import drop_replaced, override
+    from fem_core.config_files import drop_replaced, override
 
     data = copy.deepcopy(identity)
     for dotted, value in places.items():

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import asyncio, os
 from prefect.blocks.system import Secret
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 from fem_core.errors import FemError
 from flows.credentials import provide
 

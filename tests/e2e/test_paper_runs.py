@@ -8,7 +8,7 @@ import pytest
 from place import ROOT, Workplace
 
 from benchmarks.tiny_model import answering_llama
-from fem_core.config import load_config
+from fem_core.config_files import load_config
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
 from fem_core.problems.registry import load

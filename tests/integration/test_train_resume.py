@@ -20,7 +20,8 @@ from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import load_file
 
 from deployments.s3 import BUCKET
-from fem_core.config import RunConfig, TrainConfig, parse_config
+from fem_core.config import RunConfig, TrainConfig
+from fem_core.config_files import parse_config
 from fem_core.schemas import RATIONALES
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest

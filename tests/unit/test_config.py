@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fem_core.config import RunConfig, load_config, parse_config, places_of
+from fem_core.config import RunConfig, places_of
+from fem_core.config_files import load_config, parse_config
 from fem_core.errors import FemError
 
 SMALL = {"problems": {"source": "reasoning_gym", "dataset": "gcd"}}
@@ -155,7 +156,7 @@ def test_the_learning_rate_decays_linearly_over_iterations() -> None:
 
 def test_every_field_is_documented() -> None:
     def undocumented(model: type) -> list[str]:
-        from fem_core.config import sections_at
+        from fem_core.config_files import sections_at
 
         missing = [f"{model.__name__}.{n}" for n, f in model.model_fields.items() if not f.description]
         for name in model.model_fields:

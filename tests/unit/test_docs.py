@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from fem_core import families
-from fem_core.config import FilterConfig, PromptsConfig, RunConfig, identity_of, parse_config, places_of
+from fem_core.config import FilterConfig, PromptsConfig, RunConfig, identity_of, places_of
+from fem_core.config_files import parse_config
 from fem_core.errors import FemError
 from fem_core.families import Hint
 from fem_core.preview import described

@@ -9,7 +9,7 @@ from made_run import made_config, problems_of
 
 from fem_core.audit.audit import audit
 from fem_core.audit.lineage import find, up
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 from fem_core.errors import FemError, StoreConflict
 from fem_core.initial import base_model, recorded, teachers
 from fem_core.problems.problem import to_table

@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from fem_core.config import RunConfig, parse_config
+from fem_core.config import RunConfig
+from fem_core.config_files import parse_config
 from flows.naming import derived, run_name
 
 WHEN = datetime(2026, 3, 1, 2, 5, 59, tzinfo=UTC)

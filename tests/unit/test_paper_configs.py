@@ -7,7 +7,7 @@ import pytest
 
 from fem_core.compare.cells import cells
 from fem_core.compare.comparison import load_comparison
-from fem_core.config import load_config
+from fem_core.config_files import load_config
 from fem_core.store.store import Store
 from flows.plan import TO_DO, WAITS, plan
 

@@ -8,7 +8,7 @@ import pytest
 from made_run import made_config
 from prefect.exceptions import ParameterTypeError
 
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 from fem_core.errors import StoreConflict
 from fem_core.store import layout
 from fem_core.store.store import Store

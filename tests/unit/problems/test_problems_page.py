@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fem_core.config import load_config, parse_config
+from fem_core.config_files import load_config, parse_config
 from fem_core.problems.profile import lines
 from fem_core.problems.registry import load
 

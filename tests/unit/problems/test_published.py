@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from fem_core.config import parse_config, places_of
+from fem_core.config import places_of
+from fem_core.config_files import parse_config
 from fem_core.config_problems import SOURCES, Problems, PublishedProblems
 from fem_core.errors import FemError
 from fem_core.problems import registry

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from made_run import made_config
 
-from fem_core.config import RunConfig, sections_at
+from fem_core.config import RunConfig
+from fem_core.config_files import sections_at
 from fem_core.evaluate.diagnostics import Row as Measured
 from fem_core.evaluate.score import wilson
 from fem_core.report.signatures import _KINDS, Signature, below_rs, lines, signatures

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from fem_core.config import Exemplar, FilterConfig, PromptsConfig, SchemeConfig, parse_config
+from fem_core.config import Exemplar, FilterConfig, PromptsConfig, SchemeConfig
+from fem_core.config_files import parse_config
 from fem_core.errors import FemError
 from fem_core.filter.rationales import filter_attempts
 from fem_core.preview import check_lengths, examples

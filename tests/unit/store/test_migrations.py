@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fem_core.config import parse_config
+from fem_core.config_files import parse_config
 from fem_core.errors import FemError
 from fem_core.schemas import SCHEMA_VERSION
 from fem_core.store.manifest import Manifest, read_manifest
