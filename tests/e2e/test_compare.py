@@ -38,6 +38,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Work
         "scheme": {"name": "rs"},
         "sample": {"max_tokens": 32, "problems_per_part": 4, "engine": {"dtype": "float32", "kv_cache_gib": 0.5}},
         "train": {"batch_size": 4, "micro_batch_size": 4, "precision": "fp32"},
+        "evaluate": {"draws": 3, "bound": {"problems": 6, "draws": 3}},
     }
     comparison = {
         "base": base,
@@ -91,7 +92,10 @@ def test_the_report_compares_the_arms(bench: Workplace, done: "subprocess.Comple
 def test_runs_of_one_seed_share_what_the_first_made_and_audit_green(
     bench: Workplace, done: "subprocess.CompletedProcess[str]", tmp_path: Path
 ) -> None:
-    shared = ("problems/train", "problems/test", "model", "iteration=000/predictions", "iteration=000/scores")
+    shared = (
+        *("problems/train", "problems/test", "model"),
+        *(f"iteration=000/{kind}" for kind in ("predictions", "scores", "probes", "bound")),
+    )
     for seed in (0, 1):
         first, second = f"letters.one.seed-{seed}", f"letters.two.seed-{seed}"
         for artifact in shared:
@@ -109,6 +113,21 @@ def test_scores_of_choices_hold_the_judges_figures(bench: Workplace, done: "subp
     assert scores["step"]["version"] == 2
     counts = scores["stats"]["judge"]["confusion"]["counts"]
     assert sum(map(sum, counts)) == 8 and len(counts[0]) == 4
+
+
+def test_repeated_draws_say_how_sure_the_model_is_and_probes_bound_its_likelihood(
+    bench: Workplace, done: "subprocess.CompletedProcess[str]"
+) -> None:
+    sure = manifest(bench, "letters.one.seed-0", "iteration=001/scores")["stats"]["calibration"]
+    assert sure["draws"] == 3 and 0 <= sure["error"] <= 1 and sum(one["n"] for one in sure["bins"]) == 8
+    before, after = (manifest(bench, "letters.one.seed-0", f"iteration=00{k}/bound")["stats"] for k in (0, 1))
+    assert (before["problems"], before["draws"]) == (6, 3) and "change" not in before
+    assert before["low"] <= before["bound"] <= before["high"] and before["acceptance"] > 0
+    change = after["change"]
+    known = change["problems"] + max(before["without"], after["without"])
+    assert known <= 6 and before["without"] + change["lost"] - change["gained"] == after["without"]
+    shown = (bench.folder / "fem-store/compare/letters/report.md").read_text()
+    assert "| accuracy | calibration error | bound, nats |" in shown
 
 
 def test_the_same_command_does_only_what_is_missing(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
