@@ -50,6 +50,9 @@ _FRESH = 20.0
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
 
+_SHARED = 1.0
+"""Seconds for which readers share what a run's page and the list of runs show."""
+
 _ITERATIONS = 4
 """Read side by side for one problem."""
 
@@ -117,6 +120,7 @@ class Library:
         self._preparing: set[str] = set()
         self._values: dict[str, dict[str, dict[Any, int]]] = {}  # by index, which never changes
         self._writable = False
+        self._shared = _Shared()
         self._said: dict[str, tuple[Manifest, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
 
@@ -132,7 +136,8 @@ class Library:
 
     def runs(self) -> list[RunRow]:
         """All runs of the store, by name. One that cannot be read is there and says why."""
-        return [self._row(line) for line in listing.runs(self.store)]
+        rows = self._shared.get(None, lambda: [self._row(line) for line in listing.runs(self.store)])
+        return list(rows)
 
     def run(self, name: str) -> RunPage:
         """One run.
@@ -140,6 +145,11 @@ class Library:
         Raises:
             FemError: there is no such run.
         """
+        self.store.existing_run(name)  # so that only names of runs are kept
+        page: RunPage = self._shared.get(name, lambda: self._page(name))
+        return page
+
+    def _page(self, name: str) -> RunPage:
         record = self._looked_at(name)
         summary = summarise(self.store, name)
         return RunPage(
@@ -498,6 +508,26 @@ class Library:
                 known = Iteration(k, kind, finder, cursor, index, problems, None).known
                 leaks = use(partial(tables.leaks, index, known, finder), "leaks", sources.key, sources.prompts)[1]
             yield Iteration(k, kind, finder, cursor, index, problems, leaks)
+
+
+class _Shared:
+    """Values that are made anew when they are older than ``_SHARED``; who asks meanwhile waits for the one being made."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[object, threading.Lock] = {}
+        self._values: dict[object, tuple[float, Any]] = {}
+
+    def get(self, of: object, make: Callable[[], Any]) -> Any:
+        """The value."""
+        with self._lock:
+            lock = self._locks.setdefault(of, threading.Lock())
+        with lock:
+            known = self._values.get(of)
+            if known is None or time.monotonic() - known[0] >= _SHARED:
+                made = make()
+                known = self._values[of] = (time.monotonic(), made)
+            return known[1]
 
 
 class _Once:

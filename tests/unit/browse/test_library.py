@@ -15,7 +15,7 @@ from fem_core.browse.library import Library
 from fem_core.errors import FemError
 from fem_core.problems.problem import make_problem, to_table
 from fem_core.schemas import ATTEMPTS
-from fem_core.store import layout
+from fem_core.store import deletion, layout
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
 from tasks import prepare, sample, step
@@ -163,6 +163,20 @@ def test_many_readers_share_few_open_indexes(
 
     with ThreadPoolExecutor(8) as readers:
         assert set(readers.map(read, range(40))) == {(13, 3, 2)}
+    library.close()
+
+
+def test_a_page_that_many_read_at_once_is_made_once_and_soon_anew(
+    made_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    shutil.copytree(made_folder, folder)
+    library = Library(str(folder), tmp_path / "cache")
+    with ThreadPoolExecutor(8) as readers:
+        assert len({id(page) for page in readers.map(library.run, ["made"] * 16)}) < 16
+    deletion.mark(Store.open(str(folder)), "made")
+    monkeypatch.setattr("fem_core.browse.library._SHARED", 0.0)
+    assert library.run("made").deleted
     library.close()
 
 
