@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from life import DEPLOY, ENGINE, TRAINER, Life, config_of, install, until
+from life import DEPLOY, ENGINE, FEM, TRAINER, Life, config_of, install, until
 from made_run import made_config
 from place import digests
 from prefect import flow
@@ -150,7 +150,7 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
 
 
 def test_what_one_click_brings_back(life: Life) -> None:
-    """A step raises, the flow's process is killed, cancelled; then the run is paused."""
+    """A step raises, the flow's process is killed, cancelled, paused; then the machine goes, and only the store helps."""
     folder = life.folder / "store/runs/clicks"
     obstacle = folder / "iteration=001/verdicts"
     obstacle.parent.mkdir(parents=True)
@@ -190,6 +190,30 @@ def test_what_one_click_brings_back(life: Life) -> None:
     keyset = life.ask(f"/flow_runs/{run}", method="GET")["state"]["state_details"]["run_input_keyset"]
     said = life.ask(f"/flow_runs/{run}/input/{keyset['description']}", method="GET")
     assert "Go on with iteration 2?" in said and "| accepted | plain | Which of these letters comes first" in said
+    life.ask(f"/flow_runs/{run}/resume", {"run_input": {"note": "they read well"}})
+    until(lambda: "Running" in life.tasks(run).get("sample · 2", []), WAIT, "sample · 2")
+    until(lambda: any("approved: they read well" in line for line in life.logs(run)), WAIT, "the note in the log")
+    assert life.state(run) == "Running"
+
+    assert life.server is not None
+    life.kill_worker()
+    life.server.kill()
+    life.kill(*life.working())
+    life.start_server()
+    assert life.state(run) in ("Running", "Crashed"), "nobody tells the server but, after two minutes, the automation"
+    resumed = subprocess.run(
+        [FEM, "resume", "clicks", "--store", str(life.folder / "store")],
+        env=life.env,
+        cwd=life.folder,
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    kept(before, folder)
+    assert (folder / "iteration=002/scores/_manifest.json").is_file()
+    life.start_worker()
 
 
 def test_what_nobody_is_there_to_tell(life: Life) -> None:
