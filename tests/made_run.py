@@ -110,7 +110,7 @@ def make_run(
             looks = bool(config.filter.looks)
             tables = [
                 _attempts(sides["train"][i : i + PER_PART], config.seed, k, wrong, hinted=True, looks=looks)
-                for i in range(0, 10, PER_PART)
+                for i in range(0, len(sides["train"]), PER_PART)
             ]
             attempts = commit(
                 todo,

@@ -9,7 +9,7 @@ beside each. Texts may hold labels, which are data: escape them where they are s
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from fem_core.evaluate.bound import LOST, fell
+from fem_core.evaluate.bound import fell
 from fem_core.evaluate.diagnostics import Row
 from fem_core.evaluate.score import wilson
 from fem_core.report import summary as runs
@@ -126,21 +126,8 @@ def _falling(summary: runs.Summary, _: list[Row]) -> Facts:
 
 
 def _bound_fell(summary: runs.Summary, _: list[Row]) -> Facts:
-    facts = {}
-    for row in summary.rows:
-        if row.bound and fell(row.bound):
-            change, said = row.bound["change"], []
-            if change["high"] is not None and change["high"] < 0:
-                said.append(
-                    f"the bound fell by {-change['difference']:.3f} nats per problem ({-change['high']:.3f} to "
-                    f"{-change['low']:.3f}, on {change['problems']} problems)"
-                )
-            if change["lost"] > change["gained"] and change["p"] < LOST:
-                said.append(
-                    f"{change['lost']} problems lost their right draws and {change['gained']} came to have some"
-                )
-            facts[row.iteration] = " and ".join(said)
-    return facts
+    ways = {row.iteration: fell(row.bound) for row in summary.rows if row.bound}
+    return {k: " and ".join(said) for k, said in ways.items() if said}
 
 
 def _swallowed(_: runs.Summary, answers: list[Row]) -> Facts:

@@ -145,7 +145,8 @@ def test_a_run_shows_figures_verdicts_lineage_and_configuration(client: TestClie
     assert "Iteration 2 scores 0.500 on 4 held-out problems" in html and "problems_per_part: 4" in html
     assert "calibration error" not in html
     asked = client.get("/runs/other").text
-    assert "calibration error" in asked and "95 % of change" in asked and "the bound falls" in asked
+    assert "calibration error" in asked and "95 % of change" in asked
+    assert "the bound falls" not in asked, "6 problems are too few to say so"
     assert "/artifacts/runs/other/iteration=002/bound" in Page(asked).links
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_run import made_config, make_run
+from made_run import made_config, make_run, problems_of
 from scipy.special import logsumexp
 
-from fem_core.evaluate.bound import Weighed, bound, direct_text, fell, probe_ids, weighed
+from fem_core.evaluate.bound import FEWEST, Weighed, bound, direct_text, fell, probe_ids, weighed
+from fem_core.evaluate.paired import paired_bootstrap
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.report.model_card import model_card
 from fem_core.report.signatures import lines, signatures
@@ -142,7 +143,7 @@ def test_a_better_model_raises_the_bound_and_a_worse_one_is_noticed(toy: Toy) ->
         found = bound(after.weighed(16, 1), before)
         rose = after.log_likelihood > toy.log_likelihood
         assert rose != worse
-        assert fell(found) is worse
+        assert bool(fell(found)) is worse
         assert (found["change"]["difference"] < 0) is worse
     assert not fell(bound(toy.weighed(16, 2), before)), "the same model drawn again is no fall"
     assert not fell(bound(before))
@@ -154,6 +155,22 @@ def test_problems_that_lose_their_right_draws_are_a_fall() -> None:
     assert (change["problems"], change["difference"], change["high"]) == (0, None, None)
     assert change["lost"] > 25 and change["gained"] == 0 and change["p"] < 1e-6
     assert fell({"change": change}) and not fell({"change": bound(before, after)["change"]})
+
+
+def test_a_handful_of_problems_cannot_say_that_the_bound_fell() -> None:
+    rng = np.random.default_rng(0)
+
+    def share(n: int, least: int) -> float:
+        """How often the interval of noise alone lies below 0."""
+        highs = [paired_bootstrap(rng.normal(size=n).tolist(), resamples=1000)[1] for _ in range(400)]
+        rest = {"problems": n, "difference": -1.0, "low": -2.0, "lost": 0, "gained": 0, "p": 1.0}
+        assert [bool(fell({"change": rest | {"high": high}})) for high in highs] == [
+            n >= least and high < 0 for high in highs
+        ]
+        return sum(high < 0 for high in highs) / len(highs)
+
+    assert share(3, FEWEST) > 0.1
+    assert share(FEWEST - 1, FEWEST) < 0.07 and share(FEWEST, FEWEST) < 0.07
 
 
 def test_iterations_of_other_problems_and_probes_without_draws_are_refused() -> None:
@@ -184,10 +201,10 @@ def test_the_direct_answer_is_the_answer_line_with_the_answer_as_people_read_it(
 
 
 def test_a_bound_that_falls_is_shown_and_explained_wherever_a_run_is_looked_at(tmp_path: Path) -> None:
-    asked = made_config(evaluate={"bound": {"problems": 6, "draws": 2}})
+    asked = made_config(evaluate={"bound": {"problems": 30, "draws": 2}})
     assert asked.digest() != made_config().digest() and "bound" not in made_config().identity()["evaluate"]
     store = Store.open(str(tmp_path / "store"))
-    make_run(store, asked)
+    make_run(store, asked, make=lambda asked: problems_of(range(asked.start, asked.start + 30)), wrong=7)
     summary = summarise(store, "made")
     (table,) = further(summary)
     assert [row[0] for row in table] == ["iteration", "0 base", "1", "2"]
