@@ -1,8 +1,10 @@
 """One run per device: a global concurrency limit of Prefect's that a run holds while it works.
 
 Contract: the worker's environment says which device it works on, ``FEM_DEVICE``; without it nothing is held. A run waits
-until the device is free. The slot of a run that was killed comes back a minute after its last sign of life; a server
-that is away for longer does not stop the run that works.
+until the device is free. The slot is a lease of a minute that the run renews: that of a run that was killed comes back
+when the lease has run out. A server that is away for longer, or that forgets its leases, does not stop the run that works,
+but its slot is lost for the rest of that run: Prefect logs "slots are no longer reserved", and another run may begin on the
+same device.
 """
 
 import os

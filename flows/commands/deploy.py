@@ -14,6 +14,9 @@ from flows.commands.options import DEFAULT_STORE, PoolType, Set, StoreUrl
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.deployments.runner import RunnerDeployment
+
+Overlap = Literal["queue", "skip"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml"
 
@@ -26,7 +29,7 @@ def deploy(
     set_: Set = (),
     cron: str | None = None,
     timezone: str = "UTC",
-    overlap: Literal["queue", "skip"] = "queue",
+    overlap: Overlap | None = None,
     pool: str = "fem",
     pool_type: PoolType = "process",
     folder: Path = Path("."),
@@ -48,8 +51,8 @@ def deploy(
     timezone
         Of the schedules, such as Europe/Berlin.
     overlap
-        What becomes of a firing while the last run of that deployment is not finished: ``queue`` lets it wait, ``skip``
-        cancels it.
+        What becomes of a run of that deployment that is to begin while its last is not finished: ``queue`` lets it wait,
+        ``skip`` cancels it. With a schedule ``queue`` by default; by hand, without it, both run.
     pool
         Work pool that does the runs; made if it is not there.
     pool_type
@@ -128,7 +131,15 @@ def _shipped(pool: str, store: str, timezone: str) -> None:
         print(f"deployment {one}: version {said['FEM_VERSION']}, store {store}, pool {pool}")
 
 
-def _own(config: RunConfig, name: str, cron: str | None, timezone: str, overlap: str, pool: str) -> None:
+def _own(config: RunConfig, name: str, cron: str | None, timezone: str, overlap: Overlap | None, pool: str) -> None:
+    deployment_of(config, name, cron, timezone, overlap, pool).apply()
+    when = f"{cron} {timezone}" if cron else "by hand"
+    print(f"deployment fem/{name}: version {version()}, store {config.store}, pool {pool}, runs {when}")
+
+
+def deployment_of(
+    config: RunConfig, name: str, cron: str | None, timezone: str, overlap: Overlap | None, pool: str
+) -> "RunnerDeployment":
     """A deployment whose parameters are a configuration. Its runs get names of their own: see flows/naming.py."""
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments.runner import RunnerDeployment
@@ -138,24 +149,26 @@ def _own(config: RunConfig, name: str, cron: str | None, timezone: str, overlap:
 
     parameters = {"config": config.model_dump(mode="json", exclude_unset=True) | {"name": None}}
     schedules: list[Any] = [] if cron is None else [CronSchedule(cron=cron, timezone=timezone)]
-    made = RunnerDeployment.from_flow(
+    made: RunnerDeployment = RunnerDeployment.from_flow(
         fem,
         name,
         parameters=parameters,
         schedules=schedules,
-        concurrency_limit=_at_a_time(overlap),
+        concurrency_limit=_at_a_time(overlap or ("queue" if cron else None)),
         tags=["fem"],
         version=version(),
         work_pool_name=pool,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.apply()
-    when = f"{cron} {timezone}" if cron else "by hand"
-    print(f"deployment fem/{name}: version {version()}, store {config.store}, pool {pool}, runs {when}")
+    return made
 
 
-def _at_a_time(overlap: str) -> "ConcurrencyLimitConfig":
+def _at_a_time(overlap: Overlap | None) -> "ConcurrencyLimitConfig | None":
+    """One run at a time where that was asked for, and no limit elsewhere: a run holds its slot by a lease, and where the
+    server is away at the time to renew it, Prefect ends the run."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
+    if overlap is None:
+        return None
     strategy = ConcurrencyLimitStrategy.ENQUEUE if overlap == "queue" else ConcurrencyLimitStrategy.CANCEL_NEW
     return ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from fem_core.config import load_config
 from fem_core.errors import FemError
-from flows.commands.deploy import deploy
+from flows.commands.deploy import Overlap, deploy, deployment_of
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
@@ -50,6 +51,25 @@ def test_a_schedule_needs_a_configuration(closed: str) -> None:
 def test_a_mistake_in_the_configuration_is_found_before_the_server_is_asked(closed: str) -> None:
     with pytest.raises(FemError, match=r"sample\.max_tokens: "):
         deploy(DEMO, set_=("sample.max_tokens=0",))
+
+
+@pytest.mark.parametrize(
+    ("cron", "overlap", "strategy"),
+    [
+        (None, None, None),
+        ("0 2 * * *", None, "ENQUEUE"),
+        ("0 2 * * *", "skip", "CANCEL_NEW"),
+        (None, "queue", "ENQUEUE"),
+        (None, "skip", "CANCEL_NEW"),
+    ],
+)
+def test_runs_are_done_one_at_a_time_where_that_is_asked_for(
+    cron: str | None, overlap: Overlap | None, strategy: str | None
+) -> None:
+    made = deployment_of(load_config(DEMO, ()), "demo", cron, "UTC", overlap, "fem")
+    assert made.concurrency_limit == (None if strategy is None else 1)
+    options = made.concurrency_options
+    assert (options and options.collision_strategy.value) == strategy
 
 
 def test_a_server_that_does_not_answer_is_named(closed: str) -> None:
