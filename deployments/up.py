@@ -22,6 +22,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -51,11 +52,30 @@ class Installation:
         new.replace(self._file)
 
     def port(self, part: str, wanted: int) -> int:
-        """The part's port: that of last time, else ``wanted``, else a free one."""
+        """The part's port: that of last time, else ``wanted``, else a free one.
+
+        Where the part does not run and another program has its port, another is chosen; but not while other parts run,
+        which have been told the old one: then this leaves with a sentence.
+        """
         ports = self.known.setdefault("ports", {})
-        if part not in ports:
+        kept = ports.get(part)
+        if kept is None or (self.process(part) is None and not _is_free(kept)):
+            if kept is not None and any(map(self.process, PARTS)):
+                sys.exit(
+                    f"Port {kept} of the {part} is taken by another program. End that one, or type make down and make up "
+                    "again: then the installation takes another port."
+                )
             ports[part] = wanted if _is_free(wanted) else _free()
         return int(ports[part])
+
+    def listens(self, part: str, port: int) -> bool:
+        """Whether the part, or a process that it has started, listens on a port."""
+        process = self.process(part)
+        with suppress(psutil.Error):
+            family = [] if process is None else [process, *process.children(recursive=True)]
+            held = (held for one in family for held in one.net_connections("tcp"))
+            return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in held)
+        return False
 
     def process(self, part: str) -> psutil.Process | None:
         """The part's process, where it runs."""
@@ -116,10 +136,13 @@ def up(here: Installation) -> None:
     if here.process("s3") is None:
         say("starting the S3 store")
         os.environ.update({name: value for name, value in env.items() if name.startswith("AWS_")})
-        store = S3Server(here.folder / "s3", here.port("s3", 8333))
+        port = here.port("s3", 8333)
+        store = S3Server(here.folder / "s3", port)
         store.start()
         assert store.process is not None
         here.started("s3", store.process.pid)
+        if not here.listens("s3", port):
+            sys.exit(f"Another S3 server answers at {store.endpoint}. End it, or type make down and make up again.")
     if here.process("server") is None:
         say("starting the Prefect server")
         here.spawn("server", server_command("127.0.0.1", here.port("server", 4200)), env)
@@ -127,6 +150,7 @@ def up(here: Installation) -> None:
     deploy(here, env)
     if here.process("worker") is None:
         say("starting the worker")
+        here.port("worker", 8080)  # leaves where it was taken since ``settings``
         here.spawn("worker", [*worker_command(), "--name", f"fem-{platform.node()}"], env)
     wait_for(f"http://127.0.0.1:{env['PREFECT_WORKER_WEBSERVER_PORT']}/health", here, "worker")
     status(here)
@@ -216,10 +240,11 @@ def status(here: Installation) -> bool:
 
 
 def wait_for(url: str, here: Installation, part: str, seconds: float = 300) -> None:
-    """Until the URL answers; leaves with the end of the part's log when it ends before."""
+    """Until the part answers at the URL, and no other program; leaves with the end of the part's log when it ends before."""
+    port = urlsplit(url).port or 80
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and here.process(part) is not None:
-        if health.answers(url):
+        if health.answers(url) and here.listens(part, port):
             return
         time.sleep(0.5)
     sys.exit(f"The {part} does not answer at {url}. Its log ends with:\n{here.log(part).read_text()[-1500:]}")
