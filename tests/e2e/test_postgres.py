@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -23,6 +25,16 @@ pytestmark = pytest.mark.slow
 
 COMPOSE = yaml.safe_load((ROOT / "deployments" / "containers" / "compose.yaml").read_text())
 PASSWORD = "only-for-this-test"
+BERLIN = ZoneInfo("Europe/Berlin")
+MINUTELY = """
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+from flows.audit import audit
+
+RunnerDeployment.from_flow(
+    audit, "minutely", cron="* * * * *", work_pool_name="fem", entrypoint_type=EntrypointType.MODULE_PATH
+).apply()
+"""
 
 
 def free_port() -> int:
@@ -88,7 +100,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def test_a_deployment_runs_on_a_server_with_postgresql(database: str, tmp_path: Path) -> None:
+def test_a_deployment_runs_and_a_schedule_fires_on_a_server_with_postgresql(database: str, tmp_path: Path) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     shared = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
@@ -99,6 +111,7 @@ def test_a_deployment_runs_on_a_server_with_postgresql(database: str, tmp_path: 
         running.enter_context(alive(server_command("127.0.0.1", port), logs[0], env=theirs))
         until(lambda: answers(f"{api}/health"), 180, f"the server: {logs[0].read_text()[-2000:]}")
         deploy = [sys.executable, *COMPOSE["services"]["deploy"]["command"][1:4], "--store", str(tmp_path / "store")]
+        deploy += ["--timezone", "Europe/Berlin"]
         done = subprocess.run([*deploy, "--folder", str(tmp_path)], env=env, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         health = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(free_port())}
@@ -112,6 +125,19 @@ def test_a_deployment_runs_on_a_server_with_postgresql(database: str, tmp_path: 
         asked = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         ended = until(lambda: _ended(api, asked), 180, "the end of the audit")
         assert ended["state_type"] == "COMPLETED", json.dumps(ended["state"])
+        asked = {
+            "flow_runs": {"deployment_id": {"any_": [deployment["id"]]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
+        }
+        planned = until(lambda: ask(api, "/flow_runs/filter", asked), 90, "a night's audit")
+        times = {datetime.fromisoformat(one["expected_start_time"]).astimezone(BERLIN).time() for one in planned}
+        assert times == {time(3, 30)} and all(one["auto_scheduled"] for one in planned)
+        subprocess.run([sys.executable, "-c", MINUTELY], env=env, cwd=ROOT, check=True, capture_output=True)
+        fired = {
+            "deployments": {"name": {"any_": ["minutely"]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        (first, *_) = until(lambda: ask(api, "/flow_runs/filter", fired), 180, "a firing")
+        assert first["auto_scheduled"]
     assert not (tmp_path / "prefect" / "prefect.db").exists(), "nothing is in SQLite"
 
 
