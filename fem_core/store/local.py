@@ -91,7 +91,8 @@ class LocalRoot:
             for name in names:
                 if not name.startswith(TEMPORARY):
                     file = Path(here, name)
-                    found[file.relative_to(folder).as_posix()] = file.stat().st_size
+                    with suppress(FileNotFoundError):  # removed since it was listed
+                        found[file.relative_to(folder).as_posix()] = file.stat().st_size
         return dict(sorted(found.items()))
 
     def objects(self, path: str) -> dict[str, Object]:
