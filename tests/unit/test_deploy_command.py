@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from fem_core.config import load_config
+from fem_core.config_files import load_config
 from fem_core.errors import FemError
 from flows.commands.deploy import Overlap, deploy, deployment_of
 
