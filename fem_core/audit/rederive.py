@@ -2,12 +2,14 @@
 each draw's seed.
 
 Contract: only steps whose code has the recorded version are done again. What is compared is the bytes of the files; where
-they differ and another pyarrow wrote them, the tables. A verifier that does not decide in time decides nothing here
-either, so such an attempt is counted in a note. Draws and training are recorded, not repeated: they are not bit-stable.
+they differ and another pyarrow wrote them, the tables; of figures, the values, floats up to rounding. A verifier that does
+not decide in time decides nothing here either, so such an attempt is counted in a note. Draws and training are recorded,
+not repeated: they are not bit-stable.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from itertools import zip_longest
@@ -49,6 +51,9 @@ _ANY_LENGTH = 1 << 62
 
 _UNREAD = {"source": "table", "path": "unread", "answer_kind": "number", "test": 1}
 """Where problems come from, for a configuration whose problems are read from the store."""
+
+_ROUNDING = 1e-9
+"""Of figures derived again, both relative and absolute."""
 
 _JUDGED = ["problem_id", "attempt", "text", "finish_reason", "answer", "verdict", "seed"]
 
@@ -290,7 +295,7 @@ class Rederiver:
         for record in manifest.files:
             there = json.loads(self._store.read_bytes(manifest, record.path))
             for name in sorted(there.keys() | again.keys()):
-                if there.get(name) != again.get(name):
+                if not _alike(there.get(name), again.get(name)):
                     yield _broken(manifest, record.path, f"{name}, derived again", there.get(name), again.get(name))
 
     def _problems(self, manifest: Manifest, role: str) -> dict[str, Problem]:
@@ -298,6 +303,17 @@ class Rederiver:
         if source is None:
             raise FemError(f"The input {role!r} of {manifest.artifact} is not in the store. Restore it from a backup.")
         return self._ledger.problems(source)
+
+
+def _alike(there: Any, again: Any) -> bool:
+    """Whether two JSON values are equal, floats up to the last bits: numpy rounds otherwise on another kind of processor."""
+    if isinstance(there, float) and isinstance(again, float):
+        return math.isclose(there, again, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    if isinstance(there, dict) and isinstance(again, dict):
+        return there.keys() == again.keys() and all(_alike(there[name], again[name]) for name in again)
+    if isinstance(there, list) and isinstance(again, list):
+        return len(there) == len(again) and all(map(_alike, there, again))
+    return bool(there == again)
 
 
 def _seeded(manifest: Manifest, attempt: int) -> bool:
@@ -310,7 +326,7 @@ def _seeded(manifest: Manifest, attempt: int) -> bool:
 
 def _stats(manifest: Manifest, again: Mapping[str, Any]) -> Iterator[Finding]:
     for name, value in again.items():
-        if name in manifest.stats and manifest.stats[name] != value:
+        if name in manifest.stats and not _alike(manifest.stats[name], value):
             yield _broken(manifest, None, f"stats.{name}, counted again", manifest.stats[name], value)
 
 

@@ -547,6 +547,34 @@ def test_probes_are_judged_again_and_the_bound_is_derived_from_them_again(tmp_pa
     assert f"{FIRST}/bound" in {one.artifact for one in examine(store).broken}
 
 
+def test_figures_are_derived_again_up_to_the_last_bits_in_which_processors_differ(tmp_path: Path, examine: Any) -> None:
+    store = Store.open(str(tmp_path / "bounded"))
+    config = {"evaluate": {"bound": {"problems": 6, "draws": 2}}, "filter": {"weighting": "importance"}}
+    make_run(store, made_config(scheme={"name": "pps", "budget": 4, "keep": "all"}, **config))
+
+    def moved(value: Any, by: float) -> Any:
+        if isinstance(value, dict):
+            return {name: moved(one, by) for name, one in value.items()}
+        return value * (1 + by) if isinstance(value, float) else value
+
+    def broken(by: float) -> set[str]:
+        for artifact in (f"{SECOND}/bound", f"{SECOND}/rationales"):
+            figures = moved(manifest_of(store, artifact).stats, by)
+            edit_manifest(store, artifact, lambda m, figures=figures: m.update(stats=figures))  # type: ignore[misc]
+            if artifact.endswith("bound"):
+                replace_bytes(store, artifact, "bound.json", json.dumps(figures).encode())
+        found = examine(store, deep=True).broken
+        return {one.what for one in found if one.artifact in (f"{SECOND}/bound", f"{SECOND}/rationales")}
+
+    assert broken(2**-52) == set()
+    assert broken(1e-6) >= {
+        "bound, derived again",
+        "change, derived again",
+        "ess, derived again",
+        "stats.effective_sample_size, counted again",
+    }
+
+
 def test_figures_that_the_tables_do_not_give_are_counted_again(made: Store, examine: Any) -> None:
     edit_manifest(made, f"{FIRST}/attempts", lambda m: m["stats"].update(problems_accepted=1))
     edit_manifest(made, f"{FIRST}/rationales", lambda m: m["stats"].update(utilization=0.5))
