@@ -164,7 +164,7 @@ async def draw(
                 detail = f"{event['draws']} draws, {event['accepted']} problems accepted, {event['completion_tokens']} tokens"
                 progress.move(event["settled"], detail)
                 aside["dropped_tokens"] = event["dropped_tokens"]
-                if job.looks or job.plain_exemplars is not None:
+                if job.looks_again:
                     aside["look_tokens"] = event["look_tokens"]
                 if event["draining"]:
                     on_draining()

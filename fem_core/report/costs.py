@@ -262,12 +262,14 @@ def _guess(estimated: StepEstimate | None, name: str) -> float | None:
 
 
 def _figure(made: Iterable[Manifest], drawn: str, trained: str = "") -> int | None:
-    """A figure of the step's draws, or of its training; None where it does neither."""
+    """A figure of the step's draws, or of its training; None where it does neither. An evaluation may draw twice."""
+    found = []
     for one in made:
-        name = drawn if one.kind in ("attempts", "predictions") else trained if one.kind == "checkpoint" else ""
+        draws = one.kind in ("attempts", "predictions", "probes")
+        name = drawn if draws else trained if one.kind == "checkpoint" else ""
         if name in one.stats:
-            return int(one.stats[name])
-    return None
+            found.append(int(one.stats[name]))
+    return sum(found) if found else None
 
 
 def _bytes(made: Iterable[Manifest]) -> int:

@@ -72,6 +72,11 @@ class DrawJob(Section):
     known: Others | None = None
     """What hints show of other problems, where this job has only some of the training problems; None for a run's jobs."""
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether second looks are taken, which read and draw tokens of their own."""
+        return bool(self.looks) or self.plain_exemplars is not None
+
     def plan(self) -> Plan:
         """The plan as the stepper takes it."""
         return Plan(tuple(Stage(kind, budget) for kind, budget in self.stages), self.keep)

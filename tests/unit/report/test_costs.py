@@ -69,6 +69,14 @@ def test_estimate_and_fact_stand_side_by_side(real_store: Store, tmp_path: Path)
     assert last[0] == "total" and last[1] == "42" and last[3] == f"{(2 * stats['draws'] + 3 * 4) / 42:.2f}"
 
 
+def test_an_evaluation_has_the_draws_of_its_probes_too(real_store: Store) -> None:
+    made = make_run(real_store, made_config(evaluate={"bound": {"problems": 6, "draws": 2}}))
+    scored = row(side_by_side((), made), "evaluate", 1)
+    drawn = [one.stats for one in made if one.artifact.rpartition("/iteration=001/")[2] in ("predictions", "probes")]
+    assert [one["draws"] for one in drawn] == [4, 12]
+    assert (scored.draws.fact, scored.tokens.fact) == (4 + 12, sum(one["completion_tokens"] for one in drawn))
+
+
 def test_an_evaluation_leaves_its_seconds_to_the_sample_step_beside_it(real_store: Store, tmp_path: Path) -> None:
     made = [timed(one) for one in make_run(real_store)]
     rows = side_by_side(of_made().steps, made)
