@@ -42,24 +42,26 @@ AHEAD: ContextVar[HostProcess | None] = ContextVar("ahead", default=None)
 
 
 @flow(name="fem", flow_run_name=flow_run_name, validate_parameters=True)
-async def fem(config: RunConfig, pause_after: tuple[int, ...] = ()) -> dict[str, Any] | State[Any]:
+async def fem(config: RunConfig, pause_after: tuple[int, ...] = (), hold: bool = False) -> dict[str, Any] | State[Any]:
     """Run filtered EM (arXiv 2512.20169) for ``config.iterations`` iterations.
 
     Args:
         config: The whole run. Fields that are left out have the values of docs/configuration.md.
         pause_after: Iterations after which the run is suspended until a person resumes it in the Prefect UI.
+        hold: Whether the run is suspended likewise before it trains on less than 5 % of its problems, or after accuracy has
+            fallen twice in a row.
 
     Returns:
         The run's name and the digest of its last checkpoint; where the run was cancelled, that state.
     """
-    approval.check(pause_after, config.iterations)
+    approval.check(pause_after, config.iterations, hold=hold)
     worker.outlive()
     async with worker.heeded():
-        return await _run(config, pause_after)
+        return await _run(config, pause_after, hold)
     return worker.cancelled()
 
 
-async def _run(config: RunConfig, pause_after: Collection[int]) -> dict[str, Any]:
+async def _run(config: RunConfig, pause_after: Collection[int], hold: bool) -> dict[str, Any]:
     await provide(config)
     store = await step.in_store_thread(Store.open, config.store, patience=WORKING)
     run = step.Run(name=run_name(config), config=config, store=store, cache=default_cache())
@@ -68,7 +70,7 @@ async def _run(config: RunConfig, pause_after: Collection[int]) -> dict[str, Any
             prepared = await prepare(run)
             async with _host(run, prepared):
                 try:
-                    checkpoint = await _iterate(run, prepared, pause_after)
+                    checkpoint = await _iterate(run, prepared, pause_after, hold)
                 finally:
                     await dismiss(run)
             await report(run)
@@ -76,7 +78,7 @@ async def _run(config: RunConfig, pause_after: Collection[int]) -> dict[str, Any
     return {"run": run.name, "checkpoint": checkpoint.artifact, "digest": checkpoint.digest}
 
 
-async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[int]) -> Manifest:
+async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[int], hold: bool) -> Manifest:
     """theta^(0) to theta^(K); a fork has the first of them from its parent, and scores them anew where it asks otherwise."""
     config, prompts = run.config, run.config.prompts
     checkpoint = prepared.model
@@ -91,6 +93,8 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
             scoring = _scoring(run, k, prepared, checkpoint)
             continue
         rationales, *_ = await _together(_expect(run, k, prepared.train, checkpoint), *scoring, page.show(run))
+        if hold:
+            await approval.hold(run, k, rationales)
         start = prepared.model if config.train.init == "base" else checkpoint
         checkpoint, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
         scoring = _scoring(run, k, prepared, checkpoint)

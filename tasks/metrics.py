@@ -34,7 +34,7 @@ async def scored(run: step.Run, k: int, stats: dict[str, Any]) -> None:
     """Iteration k is scored with the training prompt."""
 
     async def tell() -> None:
-        earlier = await step.in_store_thread(_accuracies, run, k)
+        earlier = await step.in_store_thread(accuracies, run, k)
         labels = {"fem.accuracy-falls": str(falls([*earlier, stats["accuracy"]]))}
         await _emit(SCORED, run, k, labels, {name: stats[name] for name in _SCORED_FIGURES if name in stats})
 
@@ -51,7 +51,7 @@ def falls(accuracies: Sequence[float]) -> int:
     return count
 
 
-def _accuracies(run: step.Run, k: int) -> list[float]:
+def accuracies(run: step.Run, k: int) -> list[float]:
     """Of the iterations before k that are scored."""
     found: list[Manifest | None] = [run.store.manifest(layout.iteration(run.name, j, "scores")) for j in range(k)]
     return [manifest.stats["accuracy"] for manifest in found if manifest is not None]

@@ -105,13 +105,12 @@ async def _prepare(pool: str, pool_type: PoolType, folder: Path) -> None:
     import httpx
     from prefect.client.orchestration import get_client
 
-    from flows import automations, server
+    from flows import server
 
     try:
         async with get_client() as client:
             made = await server.work_pool(client, pool, pool_type, folder)
             await server.zombies(client)
-            await automations.hold(client)
     except httpx.TransportError as error:
         raise FemError(
             f"No Prefect server answers at {os.environ['PREFECT_API_URL']}. Start it, or correct PREFECT_API_URL."

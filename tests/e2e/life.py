@@ -29,20 +29,35 @@ FEM = str(Path(sys.executable).with_name("fem"))
 ENGINE, TRAINER = "fem_core.sample.host", "fem_core.train.sft"
 POOL, DEPLOYMENT = "here", "life"
 
+LOW = "a team's own: little is used"
+
 DEPLOY = f"""
 import asyncio
 from pathlib import Path
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
-from flows import automations, server
+from prefect.automations import AutomationCore, EventTrigger
+from prefect.events.actions import DoNothing
+from flows import server
 from flows.fem import fem
+
+LOW = AutomationCore(
+    name={LOW!r},
+    trigger=EventTrigger(
+        expect={{"fem.iteration.filtered"}},
+        match={{"prefect.resource.id": "fem.run.*", "fem.utilization-percent": ["0", "1", "2", "3", "4"]}},
+        posture="Reactive",
+        threshold=1,
+    ),
+    actions=[DoNothing()],
+)
 
 async def prepare():
     async with get_client() as client:
         await server.work_pool(client, {POOL!r}, "process", Path("."))
         await server.zombies(client)
-        await automations.hold(client)
+        await client.create_automation(LOW)
 
 asyncio.run(prepare())
 entry = EntrypointType.MODULE_PATH

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from life import DEPLOY, ENGINE, FEM, TRAINER, Life, config_of, install, until
+from life import DEPLOY, ENGINE, FEM, LOW, TRAINER, Life, config_of, install, until
 from made_run import made_config
 from place import digests
 from prefect import flow
@@ -146,7 +146,7 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
         found = life.ask("/events/filter", {"filter": {"event": {"prefix": ["prefect.automation.triggered"]}}})
         return [one["resource"]["prefect.resource.name"] for one in found["events"]]
 
-    until(lambda: "fem: hold a run with a utilization below 5 %" in triggered(), WAIT, "an automation")
+    until(lambda: LOW in triggered(), WAIT, "an automation")
 
 
 def test_what_one_click_brings_back(life: Life) -> None:

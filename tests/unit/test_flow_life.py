@@ -10,7 +10,6 @@ from made_run import make_run
 from fem_core.errors import FemError
 from fem_core.store.store import Store
 from flows import approval
-from flows.automations import automations
 
 TALKS = """
 import sys
@@ -50,23 +49,22 @@ def test_a_pause_that_cannot_be_is_refused_before_anything_is_done() -> None:
     for k in (0, 3):
         with pytest.raises(FemError, match=f"pause_after names iteration {k}, .* 1 to 2. Name one of these."):
             approval.check((1, k), 3)
-    with pytest.raises(FemError, match="needs a deployment"):
+    with pytest.raises(FemError, match=r"^pause_after needs a deployment, .* or leave pause_after out\.$"):
         approval.check((1,), 3)
+    with pytest.raises(FemError, match=r"^hold needs a deployment, .* or leave hold out\.$"):
+        approval.check((), 3, hold=True)
 
 
 def test_a_person_is_asked_with_the_draws_in_sight(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     make_run(store, iterations=1)
-    asked = approval.question(store, "made", 1)
-    assert "Go on with iteration 2?" in asked and "| accepted |" in asked and "| 1 | " in asked
+    asked = approval.question(store, "made", 1, "Go on?")
+    assert asked.startswith("**Go on?**") and "| accepted |" in asked and "| 1 | " in asked
     assert approval.begun(store, "made", 1) and not approval.begun(store, "made", 2)
 
 
-def test_automations_name_the_labels_that_the_events_have() -> None:
-    low, falling = (one.trigger for one in automations())
-    assert low.expect == {"fem.iteration.filtered"} and falling.expect == {"fem.iteration.scored"}
-    event = {"prefect.resource.id": "fem.run.demo", "fem.utilization-percent": "4", "fem.accuracy-falls": "2"}
-    assert low.match.matches(event) and falling.match.matches(event)
-    for other in ({"fem.utilization-percent": "5"}, {"prefect.resource.id": "prefect.flow-run.1"}):
-        assert not low.match.matches(event | other)
-    assert not falling.match.matches(event | {"fem.accuracy-falls": "1"})
+def test_a_person_is_asked_when_little_is_used_or_accuracy_keeps_falling() -> None:
+    assert approval.doubts(0.05, [0.2, 0.5, 0.4]) == approval.doubts(1.0, []) == []
+    low, falling = approval.doubts(0.0499, [0.2, 0.5, 0.4, 0.3])
+    assert low == "Its utilization is 4.99 %, below 5 %."
+    assert falling == "Accuracy fell 2 times in a row, from 0.500 to 0.400 to 0.300."

@@ -1,0 +1,112 @@
+"""A flow run that waits for a person, on a real Prefect server: what is asked again."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from made_run import made_config, make_run
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
+from prefect.input.actions import adelete_flow_run_input
+from prefect.states import AwaitingRetry
+from prefect.testing.utilities import prefect_test_harness
+
+from fem_core.store import layout
+from fem_core.store.store import Store
+from flows import approval
+from tasks import step
+
+CRASH = "the process dies here"
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> step.Run:
+    """Two of three iterations are sampled, and the first is trained."""
+    store = Store.open(str(tmp_path / "store"))
+    config = made_config(iterations=3)
+    make_run(store, config, iterations=2)
+    shutil.rmtree(tmp_path / "store" / layout.iteration("made", 2, "checkpoint"))
+    return step.Run("made", config, store, tmp_path / "cache")
+
+
+Body = Callable[[], Awaitable[Any]]
+
+
+async def deployed(body: Body) -> tuple[Any, UUID]:
+    """A flow run of a deployment, as a worker gets it."""
+
+    @flow(name="asks")
+    async def asks() -> None:
+        await body()
+
+    async with get_client() as client:
+        deployment = await client.create_deployment(await client.create_flow(asks), "asks")
+        return asks, (await client.create_flow_run_from_deployment(deployment)).id
+
+
+async def process(asks: Any, run: UUID) -> str:
+    """What a worker's process does with a flow run; the name of the state that it leaves."""
+    async with get_client() as client:
+        with contextlib.suppress(Pause):
+            await run_flow_async(asks, flow_run=await client.read_flow_run(run), return_type="state")
+        return str((await client.read_flow_run(run)).state.name)  # type: ignore[union-attr]
+
+
+async def resume(run: UUID, note: str = "") -> None:
+    async with get_client() as client:
+        await client.resume_flow_run(run, run_input={"note": note} if note else {})
+
+
+async def retry(run: UUID) -> None:
+    """Without ``force``, so that the server forgets which suspensions there were."""
+    async with get_client() as client:
+        await client.set_flow_run_state(run, AwaitingRetry())
+
+
+def test_a_question_is_asked_until_it_is_answered_and_then_not_again(
+    prefect_server: None, run: step.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rationales = run.store.manifest(layout.iteration("made", 2, "rationales"))
+    assert rationales is not None
+    few = rationales.model_copy(update={"stats": {**rationales.stats, "utilization": 0.01}})
+
+    async def body() -> None:
+        for k in (1, 2):  # the first is trained
+            await approval.hold(run, k, few)
+            await approval.ask(run, k)
+        raise RuntimeError(CRASH)
+
+    async def sequence() -> None:
+        asks, id_ = await deployed(body)
+        assert await process(asks, id_) == "Suspended"
+        await resume(id_, "well")
+        assert await process(asks, id_) == "Suspended"
+        assert "Approved (hold-2): well" in caplog.text
+        await resume(id_)
+        assert await process(asks, id_) == "Failed"
+        assert "Approved (after-2)." in caplog.text
+        await retry(id_)
+        assert await process(asks, id_) == "Failed", "what was approved is not asked again"
+        await adelete_flow_run_input(key="hold-2-approved", flow_run_id=id_)  # as if it had died just before
+        await retry(id_)
+        assert await process(asks, id_) == "Suspended"
+        await resume(id_)
+        assert await process(asks, id_) == "Failed"
+        assert CRASH in caplog.text
+
+    asyncio.run(sequence())
