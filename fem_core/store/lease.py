@@ -32,6 +32,10 @@ CLOCKS = 600.0
 """By how many seconds the clocks of two machines may differ."""
 
 
+class Taken(FemError):
+    """Another process works on the run."""
+
+
 class LeaseLost(FemError):
     """Another process has taken the run over."""
 
@@ -65,7 +69,7 @@ class Lease:
             waiting: is told how many seconds this may take at most.
 
         Raises:
-            FemError: another process is working on the run.
+            Taken: another process is working on the run.
         """
         number, held = self._newest()
         if held is not None and held["machine"] != self._machine and time.time() < held["until"] + CLOCKS:
@@ -133,8 +137,8 @@ class Lease:
     def _path(self, number: int) -> str:
         return f"{self._folder}/{number:09d}.json"
 
-    def _taken(self) -> FemError:
-        return FemError(
+    def _taken(self) -> Taken:
+        return Taken(
             f"Another process works on run {self._run!r} in {self._store.url}: it has just renewed its lease. Let it "
             "finish, or take another --run name."
         )
@@ -145,7 +149,7 @@ def only_process(store: Store, run: str, cache: Path) -> Iterator[None]:
     """Keep other processes of this machine off the run; the lock goes with the process, however that ends.
 
     Raises:
-        FemError: another process works on this run.
+        Taken: another process works on this run.
     """
     locks = cache / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -153,7 +157,7 @@ def only_process(store: Store, run: str, cache: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise FemError(
+        raise Taken(
             f"Another process works on run {run!r} in {store.url}. Let it finish, or take another --run name."
         ) from error
     try:
@@ -173,7 +177,7 @@ def held(store: Store, run: str, cache: Path, waiting: Callable[[float], None]) 
         What to call now and then: it raises ``LeaseLost`` when another process has the run.
 
     Raises:
-        FemError: another process works on this run.
+        Taken: another process works on this run.
     """
     with only_process(store, run, cache):
         lease, lost, done = Lease(store, run, machine_id(cache)), list[LeaseLost](), threading.Event()

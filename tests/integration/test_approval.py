@@ -1,4 +1,4 @@
-"""A flow run that waits for a person, on a real Prefect server: what is asked again."""
+"""A flow run that waits for a person, on a real Prefect server: what is asked again, and what a run waits for."""
 
 import asyncio
 import contextlib
@@ -20,8 +20,10 @@ from prefect.states import AwaitingRetry
 from prefect.testing.utilities import prefect_test_harness
 
 from fem_core.store import layout
+from fem_core.store.lease import Taken, only_process
 from fem_core.store.store import Store
 from flows import approval
+from flows.fem import alone
 from tasks import step
 
 CRASH = "the process dies here"
@@ -109,4 +111,35 @@ def test_a_question_is_asked_until_it_is_answered_and_then_not_again(
         assert await process(asks, id_) == "Failed"
         assert CRASH in caplog.text
 
+    asyncio.run(sequence())
+
+
+def test_a_flow_run_waits_for_its_last_process_and_a_new_one_is_refused(
+    prefect_server: None, run: step.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its last one may have left the server's sight, by Resume or Retry, and not yet ended."""
+    caplog.set_level(logging.INFO)
+    begun: list[str] = []
+
+    async def body() -> None:
+        try:
+            async with alone(run):
+                begun.append("alone")
+        except Taken:
+            begun.append("refused")
+            raise
+
+    async def sequence() -> None:
+        asks, id_ = await deployed(body)
+        assert await process(asks, id_) == "Failed" and begun == ["refused"]
+        await retry(id_)
+        waiting = asyncio.create_task(process(asks, id_))
+        while "waiting for it" not in caplog.text:
+            assert not waiting.done()
+            await asyncio.sleep(0.1)
+        held.__exit__(None, None, None)
+        assert await waiting == "Completed" and begun == ["refused", "alone"]
+
+    held = only_process(run.store, run.name, run.cache)
+    held.__enter__()
     asyncio.run(sequence())
