@@ -145,12 +145,13 @@ def _free_ports(count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = secrets.randbelow(20_000) + 20_000
-        if port not in found and all(_is_free(p) for p in (port, port + 10_000)):
+        if port not in found and all(is_free(p) for p in (port, port + 10_000)):
             found.append(port)
     return found
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of the loopback address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from deployments import health
-from deployments.s3 import BUCKET, WEED, S3Server
+from deployments.s3 import BUCKET, WEED, S3Server, is_free
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL = "fem"
@@ -59,13 +59,13 @@ class Installation:
         """
         ports = self.known.setdefault("ports", {})
         kept = ports.get(part)
-        if kept is None or (self.process(part) is None and not _is_free(kept)):
+        if kept is None or (self.process(part) is None and not is_free(kept)):
             if kept is not None and any(map(self.process, PARTS)):
                 sys.exit(
                     f"Port {kept} of the {part} is taken by another program. End that one, or type make down and make up "
                     "again: then the installation takes another port."
                 )
-            ports[part] = wanted if _is_free(wanted) else _free()
+            ports[part] = wanted if is_free(wanted) else _free()
         return int(ports[part])
 
     def listens(self, part: str, port: int) -> bool:
@@ -265,16 +265,6 @@ def read_environment(file: Path) -> dict[str, str]:
     lines = file.read_text().splitlines() if file.is_file() else []
     pairs = (shlex.split(line.removeprefix("export "))[0].partition("=") for line in lines)
     return {name: value for name, _, value in pairs}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _free() -> int:

@@ -12,11 +12,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import place
 import psutil
 from place import ROOT
 
@@ -65,14 +66,8 @@ RunnerDeployment.from_flow(fem, {DEPLOYMENT!r}, work_pool_name={POOL!r}, entrypo
 """
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Poll, seldom enough not to slow down what is waited for, until the condition is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.3)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
+until = partial(place.until, every=0.3)
+"""Polls seldom enough not to slow down what is waited for."""
 
 
 @dataclass

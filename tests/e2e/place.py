@@ -88,13 +88,13 @@ def children_of(pid: int, marker: str) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Any, seconds: float, what: str) -> Any:
+def until(condition: Any, seconds: float, what: str, every: float = 0.05) -> Any:
     """Poll until the condition is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(every)
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 

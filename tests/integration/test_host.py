@@ -10,21 +10,20 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from committed import KEY, commit_problems
 
 from fem_core.config import PromptsConfig
-from fem_core.problems.problem import make_problem, to_table
+from fem_core.problems.problem import make_problem
 from fem_core.sample.client import EngineDied, EngineHost
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.spawn import HostProcess, spawn
 from fem_core.sample.vllm_engine import EngineSettings
-from fem_core.schemas import PROBES, SCHEMA_VERSION
+from fem_core.schemas import PROBES
 from fem_core.store import layout
-from fem_core.store.manifest import Manifest, StepRecord, artifact_digest
 from fem_core.store.store import Store
 from fem_core.train.probe import write_probe
 
 pytestmark = pytest.mark.slow
-KEY = "k" * 64
 Draw = Callable[..., dict[str, Any]]
 
 
@@ -35,24 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     problems = [
         make_problem(question=f"What is {n} plus 1?", answer=str(n + 1), answer_kind="number") for n in range(8)
     ]
-    artifact = layout.problems("r", "train")
-    files = [store.write_table(artifact, layout.part_name(0), to_table(problems), KEY)]
-    store.commit(
-        Manifest(
-            schema_version=SCHEMA_VERSION,
-            kind="problems",
-            artifact=artifact,
-            digest=artifact_digest("problems", files),
-            files=files,
-            step=StepRecord(name="prepare", version=1, key=KEY, config={}),
-            inputs=[],
-            code={},
-            packages={},
-            hardware={},
-            started="2026-01-01T00:00:00+00:00",
-            finished="2026-01-01T00:00:00+00:00",
-        )
-    )
+    commit_problems(store, problems)
     return store
 
 

@@ -7,23 +7,22 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from committed import KEY, commit_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.tiny_model import answering_llama, letters
 from fem_core.config import FilterConfig, PromptsConfig
 from fem_core.filter.rationales import filter_attempts
-from fem_core.problems.problem import Problem, make_problem, to_table
+from fem_core.problems.problem import Problem, make_problem
 from fem_core.prompts import messages
 from fem_core.sample.client import EngineHost
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.vllm_engine import EngineSettings
-from fem_core.schemas import LOOKED, SCHEMA_VERSION
+from fem_core.schemas import LOOKED
 from fem_core.store import layout, tables
-from fem_core.store.manifest import Manifest, StepRecord, artifact_digest
 from fem_core.store.store import Store
 
 pytestmark = pytest.mark.slow
-KEY = "k" * 64
 PROMPTS = PromptsConfig(plain="{question}", hinted="{question} It is {answer}.")
 PROBLEMS = 6
 ROOM = 128
@@ -42,23 +41,7 @@ def stored(folder: Path) -> tuple[Store, list[Problem]]:
         make_problem(f"Which of these letters comes first in row {n}?", "A", "choice", choices=("x", "y"))
         for n in range(PROBLEMS)
     ]
-    artifact = layout.problems("r", "train")
-    files = [store.write_table(artifact, layout.part_name(0), to_table(problems), KEY)]
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        kind="problems",
-        artifact=artifact,
-        digest=artifact_digest("problems", files),
-        files=files,
-        step=StepRecord(name="prepare", version=1, key=KEY, config={}),
-        inputs=[],
-        code={},
-        packages={},
-        hardware={},
-        started="2026-01-01T00:00:00+00:00",
-        finished="2026-01-01T00:00:00+00:00",
-    )
-    store.commit(manifest)
+    commit_problems(store, problems)
     return store, problems
 
 
