@@ -122,7 +122,7 @@ async def _ask(key: str, text: str) -> None:
         raise
     await acreate_flow_run_input(key=approved, value=True)
     note = Approval(**said).note
-    get_run_logger().info("Approved (%s)%s", key, f": {note}" if note else ".")
+    get_run_logger().info("%s was approved%s", key, f": {note}" if note else ".")
 
 
 def begun(store: Store, run: str, k: int) -> bool:

@@ -200,7 +200,7 @@ def test_what_one_click_brings_back(life: Life) -> None:
     life.server.kill()
     life.kill(*life.working())
     life.start_server()
-    assert life.state(run) in ("Running", "Crashed"), "nobody tells the server but, after two minutes, the automation"
+    assert life.state(run) in ("Running", "Crashed"), "nobody tells the server but, after a while, the automation"
     resumed = subprocess.run(
         [FEM, "resume", "clicks", "--store", str(life.folder / "store")],
         env=life.env,

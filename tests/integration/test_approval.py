@@ -98,10 +98,10 @@ def test_a_question_is_asked_until_it_is_answered_and_then_not_again(
         assert await process(asks, id_) == "Suspended"
         await resume(id_, "well")
         assert await process(asks, id_) == "Suspended"
-        assert "Approved (hold-2): well" in caplog.text
+        assert "hold-2 was approved: well" in caplog.text
         await resume(id_)
         assert await process(asks, id_) == "Failed"
-        assert "Approved (after-2)." in caplog.text
+        assert "after-2 was approved." in caplog.text
         await retry(id_)
         assert await process(asks, id_) == "Failed", "what was approved is not asked again"
         await adelete_flow_run_input(key="hold-2-approved", flow_run_id=id_)  # as if it had died just before
