@@ -23,7 +23,7 @@ from fem_core.store import layout
 from fem_core.store.lease import Taken, only_process
 from fem_core.store.store import Store
 from flows import approval
-from flows.fem import alone
+from flows.writer import alone
 from tasks import step
 
 CRASH = "the process dies here"
