@@ -39,11 +39,11 @@ down: setup
 
 test: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
-	@$(RUN)/python -m pytest -n 2 --dist loadgroup
+	@$(RUN)/python -m pytest -n 2
 
 test-fast: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
-	@$(RUN)/python -m pytest tests/unit -n 2 --dist loadgroup -m "not slow and not s3"
+	@$(RUN)/python -m pytest tests/unit -n 2 -m "not slow and not s3"
 
 bench: setup
 	@$(RUN)/python -m benchmarks.m_step --rows 32 --steps 4 --repeats 1

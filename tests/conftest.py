@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.s3 import BUCKET, S3Server
 from fem_core.store.store import Store
@@ -13,8 +15,22 @@ from fem_core.store.store import Store
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-ONE_RUN = ("place", "killed", "finished")
-"""Fixtures of tests/e2e that are one run for all files that ask for it."""
+ONE_RUN = ("tests/e2e/test_resume_and_fork.py", "tests/e2e/test_run.py")
+"""Files whose tests look at the same run, which is made once in a worker."""
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests, and those of ``ONE_RUN``, go to one worker, so that what they share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return ONE_RUN[0] if file in ONE_RUN else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Files in the order of their collection: the slow ones, of tests/e2e, come first."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_configure() -> None:
@@ -25,13 +41,9 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the S3 server, however it asks for it: `make test-fast` leaves it out. Keep a file's tests, and
-    those of the same run, in one worker (`--dist loadgroup`), so that what they share is made once."""
+    """Mark what needs the S3 server, however it asks for it: `make test-fast` leaves it out."""
     for item in items:
-        shares = set(ONE_RUN) & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("one run" if shares else item.path.name))
         values = getattr(item, "callspec", None)
         asked = set(map(str, values.params.values())) if values else set()
         if "s3_server" in getattr(item, "fixturenames", ()) or asked & {"s3", "remote"}:
