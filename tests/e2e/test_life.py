@@ -18,6 +18,7 @@ from life import DEPLOY, ENGINE, FEM, LOW, TRAINER, Life, config_of, install, un
 from made_run import made_config
 from place import digests
 from prefect import flow
+from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -137,6 +138,7 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
             raise AssertionError("nothing ended it")
         return worker.cancelled()
 
+    EventsWorker.drain_all()  # one that an earlier test has left in this process speaks to that test's server
     with temporary_settings({PREFECT_API_URL: life.api}):
         state = asyncio.run(sleeper(return_state=True))
     assert state.is_cancelled() and "What is committed is kept" in str(state.message)
