@@ -8,8 +8,7 @@ a name that is not there above all, is a FemError.
 import logging
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from fem_core.browse import one_problem, tables
 from fem_core.browse.filters import Filter, order, where
 from fem_core.browse.index import Cursor, Fill, Indexes
 from fem_core.browse.iteration import Iteration, shown
+from fem_core.browse.remembered import Once, RememberingStore, Shared
 from fem_core.browse.rows import ArtifactPage, Attempt, Interval, Page, RunPage, RunRow
 from fem_core.config import PromptsConfig
 from fem_core.digest import digest
@@ -39,19 +39,12 @@ from fem_core.report.summary import summarise
 from fem_core.store import layout, reading
 from fem_core.store.manifest import InputRef, Manifest, RunRecord
 from fem_core.store.probe import probe
-from fem_core.store.root import Root
 from fem_core.store.store import Store
 
 _log = logging.getLogger(__name__)
 
-_FRESH = 20.0
-"""Seconds for which a record is not read again. It never changes, but its folder may be moved away."""
-
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
-
-_SHARED = 1.0
-"""Seconds for which readers share what a run's page and the list of runs show."""
 
 _ITERATIONS = 4
 """Read side by side for one problem."""
@@ -68,37 +61,6 @@ _MOST_VALUES = 50
 _KINDS = ("attempts", "predictions", "predictions-exemplars")
 
 
-class _Remembering(Store):
-    """A store that does not read a record again at once."""
-
-    def __init__(self, root: Root) -> None:
-        super().__init__(root)
-        self._records: dict[str, tuple[float, Manifest | RunRecord]] = {}
-
-    def manifest(self, artifact: str) -> Manifest | None:
-        """As the store has it, or had it a moment ago."""
-        found = self._remembered(f"{artifact}/{layout.MANIFEST}", lambda: super(_Remembering, self).manifest(artifact))
-        return found if isinstance(found, Manifest) else None
-
-    def run(self, name: str) -> RunRecord | None:
-        """As the store has it, or had it a moment ago."""
-        found = self._remembered(layout.run_json(name), lambda: super(_Remembering, self).run(name))
-        return found if isinstance(found, RunRecord) else None
-
-    def _remembered(self, path: str, read: Callable[[], Manifest | RunRecord | None]) -> Manifest | RunRecord | None:
-        known = self._records.get(path)
-        if known is not None and time.monotonic() - known[0] < _FRESH:
-            return known[1]
-        found = read()
-        if found is None:
-            self._records.pop(path, None)
-        else:
-            if known is not None and known[1] == found:
-                found = known[1]  # one object, whoever holds it
-            self._records[path] = (time.monotonic(), found)
-        return found
-
-
 class Library:
     """One store."""
 
@@ -111,7 +73,7 @@ class Library:
         Raises:
             FemError: the store cannot be used.
         """
-        self.store: Store = _Remembering.open(root, check=False, patience=_PATIENCE)
+        self.store: Store = RememberingStore.open(root, check=False, patience=_PATIENCE)
         self._ended = threading.Event()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="indexes")
         self._lock = threading.Lock()
@@ -120,7 +82,7 @@ class Library:
         self._preparing: set[str] = set()
         self._values: dict[str, dict[str, dict[Any, int]]] = {}  # by index, which never changes
         self._writable = False
-        self._shared = _Shared()
+        self._shared = Shared()
         self._said: dict[str, tuple[Manifest, list[Annotation]]] = {}
         self._indexes = Indexes((cache or default_cache()) / "browse", int(cache_gib * 2**30))
 
@@ -275,7 +237,7 @@ class Library:
         Raises:
             FemError: there is no such run, or it has no such problem.
         """
-        record, once = self._looked_at(run), _Once()
+        record, once = self._looked_at(run), Once()
         places = [(k, kind) for k in range(int(record.config["iterations"]) + 1) for kind in _KINDS]
 
         def read(place: tuple[int, str]) -> list[Attempt] | None:
@@ -290,7 +252,7 @@ class Library:
             raise FemError(f"The run {run!r} {why} ({problem_id!r}). Look for it among its attempts.")
         return found
 
-    def _of_problem(self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "_Once") -> list[Attempt]:
+    def _of_problem(self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "Once") -> list[Attempt]:
         rows = self._without_index(sources, k, kind, problem_id, once)
         if rows is None:
             with self._use(sources, k, kind) as opened:
@@ -299,7 +261,7 @@ class Library:
         return sorted(rows, key=lambda row: (row.attempt, row.position))
 
     def _without_index(
-        self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "_Once"
+        self, sources: "_Sources", k: int, kind: str, problem_id: str, once: "Once"
     ) -> list[Attempt] | None:
         """The same from one part file; None where there is an index, or it must be made to be sure."""
         problems = sources.problems
@@ -508,40 +470,6 @@ class Library:
                 known = Iteration(k, kind, finder, cursor, index, problems, None).known
                 leaks = use(partial(tables.leaks, index, known, finder), "leaks", sources.key, sources.prompts)[1]
             yield Iteration(k, kind, finder, cursor, index, problems, leaks)
-
-
-class _Shared:
-    """Values that are made anew when they are older than ``_SHARED``; who asks meanwhile waits for the one being made."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._locks: dict[object, threading.Lock] = {}
-        self._values: dict[object, tuple[float, Any]] = {}
-
-    def get(self, of: object, make: Callable[[], Any]) -> Any:
-        """The value."""
-        with self._lock:
-            lock = self._locks.setdefault(of, threading.Lock())
-        with lock:
-            known = self._values.get(of)
-            if known is None or time.monotonic() - known[0] >= _SHARED:
-                made = make()
-                known = self._values[of] = (time.monotonic(), made)
-            return known[1]
-
-
-class _Once:
-    """Values that several threads need, each made by the first of them."""
-
-    def __init__(self) -> None:
-        self._lock, self._values = threading.Lock(), dict[object, Any]()
-
-    def get(self, of: object, make: Callable[[], Any]) -> Any:
-        """The value, made where it is not there."""
-        with self._lock:
-            if of not in self._values:
-                self._values[of] = make()
-            return self._values[of]
 
 
 class _Sources:

@@ -175,7 +175,7 @@ def test_a_page_that_many_read_at_once_is_made_once_and_soon_anew(
     with ThreadPoolExecutor(8) as readers:
         assert len({id(page) for page in readers.map(library.run, ["made"] * 16)}) < 16
     deletion.mark(Store.open(str(folder)), "made")
-    monkeypatch.setattr("fem_core.browse.library._SHARED", 0.0)
+    monkeypatch.setattr("fem_core.browse.remembered._SHARED", 0.0)
     assert library.run("made").deleted
     library.close()
 
