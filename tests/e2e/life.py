@@ -126,16 +126,22 @@ class Life:
         return (self.folder / f"{name}.txt").read_text(errors="replace")[-4000:]
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        """The Prefect API, asked again where the server is busy, as its own clients do."""
+        """The Prefect API, asked again where the server is busy, as its own clients do.
+
+        A server on SQLite may wait 60 s for another's write before it answers: this waits longer for it.
+        """
         data = None if method == "GET" else json.dumps(body or {}).encode()
         request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method=method)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
+                with urllib.request.urlopen(request, timeout=90) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
                 if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            except TimeoutError:
+                if time.monotonic() > deadline:
                     raise
             time.sleep(1)
 
