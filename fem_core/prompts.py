@@ -62,7 +62,7 @@ def _fill(template: str, question: str, hint: dict[str, str]) -> str:
 
 
 class ChatTokens:
-    """A model folder's tokenizer and chat template. Loads transformers' tokenizer, not torch."""
+    """A model folder's tokenizer and chat template. Loads transformers' tokenizers when the first is made."""
 
     def __init__(self, model_dir: Path, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
