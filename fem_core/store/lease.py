@@ -140,7 +140,7 @@ class Lease:
     def _taken(self) -> Taken:
         return Taken(
             f"Another process works on run {self._run!r} in {self._store.url}: it has just renewed its lease. Let it "
-            "finish, or take another --run name."
+            "finish, or write to another run or store."
         )
 
 
@@ -158,7 +158,7 @@ def only_process(store: Store, run: str, cache: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise Taken(
-            f"Another process works on run {run!r} in {store.url}. Let it finish, or take another --run name."
+            f"Another process works on run {run!r} in {store.url}. Let it finish, or write to another run or store."
         ) from error
     try:
         yield
