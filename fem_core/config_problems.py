@@ -16,11 +16,25 @@ ADDED: dict[str, JsonValue] = {"identity": "unless default"}
 keep theirs; therefore its default must mean what was done before, and must never change."""
 
 
-def _filled_in(schema: dict[str, Any]) -> None:
-    """What can have one value only has it from the start: the form of the Prefect UI lets nobody type it."""
+LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+"""What a JSON schema calls a number's limits, in words."""
+
+
+def _for_the_form(schema: dict[str, Any]) -> None:
+    """The form of the Prefect UI is made from the schema: it shows no limits, so descriptions say them, and it lets nobody
+    type what can have one value only, so that has it from the start."""
     for field in schema.get("properties", {}).values():
         if "const" in field:
             field["default"] = field["const"]
+        kinds = (field, *field.get("anyOf", ()))
+        said = ", ".join(f"{words} {kind[name]:g}" for kind in kinds for name, words in LIMITS.items() if name in kind)
+        if said:
+            field["description"] = f"{field['description']} {said.capitalize()}."
 
 
 class Section(BaseModel):
@@ -31,7 +45,7 @@ class Section(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
-        json_schema_extra=_filled_in,
+        json_schema_extra=_for_the_form,
     )
 
 

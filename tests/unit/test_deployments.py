@@ -69,6 +69,17 @@ def test_the_form_describes_every_field_and_offers_every_source(form: dict[str, 
         assert source["default"] == source["const"], "the UI lets nobody fill in a constant"
 
 
+def test_the_form_says_the_limits_of_each_number(form: dict[str, Any]) -> None:
+    sections = form["definitions"]
+    for section, field, said in (
+        ("SampleConfig", "max_tokens", "Longest completion, tokens. At least 1."),
+        ("LoraConfig", "dropout", "Dropout on the adapters' input. At least 0, less than 1."),
+        ("EngineConfig", "gpu_memory_utilization", " More than 0, at most 1."),
+        ("EvaluateConfig", "draws", " null draws none. At least 2."),
+    ):
+        assert sections[section]["properties"][field]["description"].endswith(said)
+
+
 def test_the_shipped_deployments_name_flows_with_parameters_that_they_take() -> None:
     for said in shipped():
         flow = load_flow_from_entrypoint(said["entrypoint"])
