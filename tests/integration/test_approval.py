@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from prefect.states import AwaitingRetry
 from prefect.testing.utilities import prefect_test_harness
 
 from fem_core.store import layout
-from fem_core.store.lease import Taken, only_process
+from fem_core.store.lease import Lease, LeaseLost, Taken, only_process
 from fem_core.store.store import Store
 from flows import approval
-from flows.writer import alone
+from flows.writer import alone, leased
 from tasks import step
 
 CRASH = "the process dies here"
+
+LEASE = 4.0
+"""Seconds that a lease outlives its holder, in place of three minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +147,47 @@ def test_a_flow_run_waits_for_its_last_process_and_a_new_one_is_refused(
     held = only_process(run.store, run.name, run.cache)
     held.__enter__()
     asyncio.run(sequence())
+
+
+def test_a_retried_run_waits_until_another_machines_lease_has_run_out(
+    prefect_server: None, run: step.Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new flow run is refused while the other machine renews its lease; a retried one waits until that falls silent."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(Lease.__init__.__kwdefaults__, "seconds", LEASE)  # type: ignore[arg-type]
+    other, dies, begun = Lease(run.store, run.name, "another machine"), threading.Event(), list[str]()
+
+    def works() -> None:
+        while not dies.wait(LEASE / 10):
+            other.renew()
+
+    async def body() -> None:
+        try:
+            async with leased(run):
+                begun.append("leased")
+        except Taken:
+            begun.append("refused")
+            raise
+
+    async def sequence() -> None:
+        asks, id_ = await deployed(body)
+        assert await process(asks, id_) == "Failed" and begun == ["refused"]
+        await retry(id_)
+        waiting = asyncio.create_task(process(asks, id_))
+        while "waiting for it" not in caplog.text:
+            assert not waiting.done()
+            await asyncio.sleep(0.1)
+        dies.set()
+        assert await waiting == "Completed" and begun == ["refused", "leased"]
+
+    other.acquire()
+    machine = threading.Thread(target=works)
+    machine.start()
+    try:
+        asyncio.run(sequence())
+    finally:
+        dies.set()
+        machine.join()
+    assert f"waiting for a sign of it, {LEASE:.0f} s at most" in caplog.text
+    with pytest.raises(LeaseLost):
+        other.renew()
