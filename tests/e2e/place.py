@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 ROOT = Path(__file__).parents[2]
 FEM = str(Path(sys.executable).with_name("fem"))
@@ -25,6 +29,20 @@ def ask(api: str, path: str, body: dict[str, Any] | None = None) -> Any:
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
+
+
+@contextmanager
+def speaking_to(api: str) -> Iterator[None]:
+    """Flows of this process are runs of that server, and have told it everything when this ends.
+
+    Prefect's threads for events and logs outlive a flow and keep to the server that they began with. Where that is gone,
+    they spend eight seconds on each event of later tests.
+    """
+    with temporary_settings({PREFECT_API_URL: api}):
+        try:
+            yield
+        finally:
+            EventsWorker.drain_all()  # all such threads: they are kept in one place
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from made_run import made_config, make_run
+from place import speaking_to
 from prefect import flow, task
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fem_core.audit.lineage import find
 from fem_core.errors import FemError
@@ -65,7 +65,7 @@ def test_a_commit_and_a_failure_reach_prefect_and_openlineage(
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(told))
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
+    with speaking_to(prefect_server):
         failed, committed = asyncio.run(twice(run, todo))
 
     found = [json.loads(line) for line in told.read_text().splitlines()]

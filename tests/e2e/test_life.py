@@ -16,11 +16,9 @@ from typing import Any
 import pytest
 from life import DEPLOY, ENGINE, FEM, LOW, TRAINER, Life, config_of, install, until
 from made_run import made_config
-from place import digests
+from place import digests, speaking_to
 from prefect import flow
-from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.s3 import BUCKET, S3Server
 from fem_core.store.store import Store
@@ -138,8 +136,7 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
             raise AssertionError("nothing ended it")
         return worker.cancelled()
 
-    EventsWorker.drain_all()  # one that an earlier test has left in this process speaks to that test's server
-    with temporary_settings({PREFECT_API_URL: life.api}):
+    with speaking_to(life.api):
         state = asyncio.run(sleeper(return_state=True))
     assert state.is_cancelled() and "What is committed is kept" in str(state.message)
     assert life.state(str(state.state_details.flow_run_id)) == "Cancelled"
