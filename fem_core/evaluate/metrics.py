@@ -5,6 +5,7 @@ why. What has no answer is counted and never dropped in silence: each function s
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,19 +37,22 @@ class Metric:
 
 
 def judge_metrics(
-    answers: Mapping[str, str | None], train: Sequence[Problem], test: Sequence[Problem]
+    answers: Mapping[str, str | None], train: Sequence[Problem], test: Sequence[Problem], as_version: int
 ) -> dict[str, Any]:
     """The metrics that greedy predictions alone give, as plain JSON values.
 
     Args:
         answers: ŷ by problem id; None where nothing could be parsed.
+        as_version: of the scores; version 2 knew fewer pairs.
 
     Returns:
         ``mae``, ``quadratic_kappa``, ``spearman`` and ``order_swap`` (fields of ``Metric``), and ``confusion``.
     """
     return {
         **{name: vars(metric) for name, metric in rating_metrics(answers, train, test).items()},
-        "order_swap": vars(order_swap(answers, test)),
+        "order_swap": vars(
+            order_swap(answers, test, swap_pairs(test) if as_version > 2 else _pairs_of_version_2(test))
+        ),
         "confusion": confusion(answers, train, test),
     }
 
@@ -141,20 +145,21 @@ def confusion(answers: Mapping[str, str | None], train: Sequence[Problem], test:
     return {"labels": ordered, "columns": columns, "counts": counts, "reason": None}
 
 
-def order_swap(answers: Mapping[str, str | None], problems: Sequence[Problem]) -> Metric:
+Pairs = Sequence[tuple[Problem, Problem]]
+
+
+def order_swap(answers: Mapping[str, str | None], problems: Sequence[Problem], pairs: Pairs | None = None) -> Metric:
     """Share of swapped pairs in which the same item is preferred in both orders.
 
-    A pair is a group of exactly two problems that are each other's swap: the same question with the same two choices the
-    other way round, or, where there are no choices, a question of the same words in another order. An answer that is
-    neither of the two that swap (a tie) is consistent when it stays. A pair in which an answer is missing counts as
-    inconsistent, and in ``left_out``.
+    An answer that is neither of the two that swap (a tie) is consistent when it stays. A pair in which an answer is missing
+    counts as inconsistent, and in ``left_out``.
+
+    Args:
+        pairs: ``swap_pairs`` of the problems by default.
     """
     if not classes(problems):
         return Metric(None, 0, reason="the answers are not classes")
-    groups: dict[str, list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault(problem.group, []).append(problem)
-    pairs = [(group[0], group[1]) for group in groups.values() if len(group) == 2 and _swapped(*group)]
+    pairs = swap_pairs(problems) if pairs is None else pairs
     if not pairs:
         return Metric(None, 0, reason="no group holds two problems that are each other's swap")
     swaps = {tuple(sorted((_class(a.answer), _class(b.answer)))) for a, b in pairs}
@@ -175,12 +180,36 @@ def order_swap(answers: Mapping[str, str | None], problems: Sequence[Problem]) -
     return Metric(kept / len(pairs), len(pairs), missing)
 
 
+def swap_pairs(problems: Sequence[Problem]) -> Pairs:
+    """Problems of one group that are each other's swap; each problem is in one pair at most.
+
+    They have the same question with the same two choices the other way round; or the same choices, or none, and a question
+    of the same words in another order: then the texts to choose between stand in it.
+    """
+    groups: dict[str, list[Problem]] = {}
+    pairs = []
+    for problem in problems:
+        alone = groups.setdefault(problem.group, [])
+        other = next((one for one in alone if _swapped(one, problem)), None)
+        if other is None:
+            alone.append(problem)
+        else:
+            alone.remove(other)
+            pairs.append((other, problem))
+    return pairs
+
+
 def _swapped(a: Problem, b: Problem) -> bool:
-    if a.choices is not None and b.choices is not None:
-        return len(a.choices) == 2 and a.question == b.question and a.choices == b.choices[::-1]
-    return (
-        a.choices is b.choices and a.question != b.question and sorted(a.question.split()) == sorted(b.question.split())
-    )
+    if a.question == b.question:
+        return a.choices is not None and len(a.choices) == 2 and a.choices[::-1] == b.choices
+    return a.choices == b.choices and sorted(a.question.split()) == sorted(b.question.split())
+
+
+def _pairs_of_version_2(problems: Sequence[Problem]) -> Pairs:
+    """Those in a group of two, where texts to choose between that stand in the question went with no choices."""
+    groups = Counter(problem.group for problem in problems)
+    alone = [problem for problem in problems if groups[problem.group] == 2]
+    return [pair for pair in swap_pairs(alone) if pair[0].question == pair[1].question or pair[0].choices is None]
 
 
 def _class(answer: str) -> str:

@@ -16,8 +16,9 @@ from fem_core.filter.verdict import ACCEPTED, TRUNCATED, UNPARSABLE, VERIFIER_TI
 from fem_core.problems.answers import CLASS_KINDS, classes, majority_baseline
 from fem_core.problems.problem import Problem
 
-VERSION = 2
-"""Raised when the same predictions would give other scores. 2 adds ``judge`` where answers are classes."""
+VERSION = 3
+"""Raised when the same predictions would give other scores. 2 adds ``judge`` where answers are classes; 3 finds the swaps of
+judges' pairs whose texts stand in the question, or that are not the only one of their group."""
 
 
 def version(answer_kind: str) -> int:
@@ -83,7 +84,7 @@ def score(
         "majority_baseline": majority_baseline(train, test),
     }
     if classes(test) and as_version >= 2:
-        scores["judge"] = judge_metrics({row["problem_id"]: row["answer"] for row in rows}, train, test)
+        scores["judge"] = judge_metrics({row["problem_id"]: row["answer"] for row in rows}, train, test, as_version)
     if sampled:
         scores["calibration"] = calibration(sampled, len(test))
     return scores

@@ -11,7 +11,8 @@ from made_run import made_config
 from scipy import stats
 
 from fem_core.evaluate import metrics
-from fem_core.evaluate.score import score
+from fem_core.evaluate.score import VERSION, score
+from fem_core.problems.pairs import ask
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.schemas import ATTEMPTS
 from fem_core.store.store import Store
@@ -139,6 +140,34 @@ def test_swapped_texts_without_choices_are_pairs_and_a_tie_may_stay() -> None:
     assert metrics.order_swap(answers, [*problems, *unrelated]) == metrics.Metric(pytest.approx(2 / 3), 3)
 
 
+def test_judges_pairs_are_found_by_their_texts_and_beside_other_pairs_of_the_same_prompt() -> None:
+    """As problems/pairs.py asks them: the responses stand in the question, the choices only name them."""
+
+    def asked(*texts: str, better: int | None) -> list[Problem]:
+        def problem(first: str, second: str, answer: str) -> Problem:
+            question = f"Which is better?\n\nResponse A:\n{first}\n\nResponse B:\n{second}"
+            choices = ("Response A", "Response B", "Both are equally good")
+            return make_problem(question, answer, "choice", choices=choices, group="one prompt")
+
+        return ask((texts[0], texts[1]), better, "one prompt", 0, True, problem)
+
+    first, second, tie = (
+        asked("yes it is", "no", better=0),
+        asked("yes", "it is no", better=1),
+        asked("so", "or so", better=None),
+    )
+    problems = [first[0], second[0], tie[0], tie[1], second[1], first[1]]
+    right = {problem.problem_id: problem.answer for problem in problems}
+    assert metrics.order_swap(right, problems) == metrics.Metric(1.0, 3)
+    always_a = given_to(problems, *"AAAAAA")
+    assert metrics.order_swap(always_a, problems) == metrics.Metric(0.0, 3)
+    one_missing = right | {tie[0].problem_id: None}
+    assert metrics.order_swap(one_missing, problems) == metrics.Metric(pytest.approx(2 / 3), 3, 1)
+    old = metrics.judge_metrics(right, problems, problems, as_version=2)["order_swap"]
+    assert old["reason"] == "no group holds two problems that are each other's swap", "as it was scored then"
+    assert metrics.judge_metrics(right, problems, problems, as_version=3)["order_swap"]["n"] == 3
+
+
 def test_order_without_pairs_says_why() -> None:
     test = rated("1", "2")
     assert (
@@ -172,4 +201,4 @@ def test_only_scores_of_classes_have_a_new_version_and_recorded_ones_stay_valid(
     fresh, kept = (
         scores_work("made", ratings, 0, problems, problems, predictions, 0, there) for there in (None, recorded)
     )
-    assert (fresh.version, kept.version) == (2, 1)
+    assert (fresh.version, kept.version) == (VERSION, 1)
