@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from fem_core.compare.cells import Cell
 from fem_core.compare.comparison import Comparison
+from fem_core.compare.controls import label_fitting
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap, t_interval
 from fem_core.filter.verdict import ACCEPTED
@@ -142,6 +143,7 @@ def results(store: Store, comparison: Comparison, found: Sequence[Cell]) -> Resu
     reached = {cell.name: _reached(rows, cell, budget.get(cell.seed)) for cell in done}
     pairs, notes = _pairs(store, done, reached)
     notes += _short(rows, comparison.accepted) + _hints_hurt(done, summaries)
+    notes += label_fitting(pairs, done, rows, reached)
     shown = {(cell.name, reached[cell.name], cell.config.prompts.train_exemplars) for cell in done if budget}
     at_budget = [row for row in rows if (row["run"], row["iteration"], row["exemplars"]) in shown]
     return Results(comparison, states, rows, _lines(rows), pairs, budget, _lines(at_budget, apart=False), notes)

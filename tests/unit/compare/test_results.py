@@ -11,9 +11,10 @@ from made_run import made_config, make_run
 from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, cells
 from fem_core.compare.comparison import Comparison
+from fem_core.compare.controls import label_fitting
 from fem_core.compare.figures import figures
 from fem_core.compare.report import line_table, markdown, pair_table, write
-from fem_core.compare.results import Mean, results, state
+from fem_core.compare.results import Mean, Pair, results, state
 from fem_core.errors import FemError
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
@@ -192,6 +193,49 @@ def test_pps_below_rs_is_said_with_what_to_try(store: Store) -> None:
         make_run(store, cell.config, wrong=1 if cell.arm == "pps" and cell.seed == 1 else 1000)
     (note,) = results(store, comparison, cells(comparison)).notes
     assert note.startswith("c.pps.seed-1 beside c.rs.seed-1: PPS below RS (iteration 2): PPS scores 0.000")
+
+
+def test_a_gain_that_answers_alone_give_as_well_is_called_label_fitting(store: Store) -> None:
+    arms = [{"name": name, "set": {"scheme.name": name}} for name in ("answer_only", "pps", "human", "none")]
+    comparison = described(arms=arms, axes={"seed": [0, 1]})
+    done = cells(comparison)
+    reached = {cell.name: cell.config.iterations for cell in done}
+
+    def said(control: float, pps: float, low: float, high: float) -> list[str]:
+        last = {"answer_only": control, "pps": pps, "human": 0.9, "none": 0.3}
+        rows = [
+            {"run": cell.name, "iteration": k, "exemplars": exemplars, "accuracy": accuracy}
+            for cell in done
+            for k, exemplars, accuracy in (
+                *((0, 0, 0.1), (0, 2, 0.3)),  # the fair baseline shows exemplars
+                *([(cell.config.iterations, 0, last[cell.arm])] if cell.config.iterations else []),
+            )
+        ]
+        pair = {"seeds": 2, "iterations": "2 and 2", "pairs": 8, "only_first": 0, "only_second": 0, "p": 1.0}
+        over = {"over_seeds": Mean(0.0, None), **pair}
+        pairs = [
+            Pair("answer_only", "pps", difference=pps - control, low=low, high=high, **over),
+            Pair("answer_only", "human", difference=0.0, low=-1.0, high=1.0, **over),
+            Pair("pps", "none", difference=0.0, low=-1.0, high=1.0, **over),
+        ]
+        backwards = [Pair("pps", "answer_only", difference=control - pps, low=-high, high=-low, **over)]
+        found = label_fitting(pairs, done, rows, reached)
+        assert label_fitting(backwards, done, rows, reached) == found
+        return found
+
+    (note,) = said(0.45, 0.5, -0.02, 0.12)
+    assert note.startswith(
+        "pps gains +0.200 over its base model, and answer_only, which trains on the right answers alone"
+    )
+    assert (
+        "alone, +0.150. The difference of +0.050 (-0.020 to +0.120 over problems)" in note and "label fitting" in note
+    )
+    assert said(0.45, 0.5, 0.01, 0.09) == [], "beyond what answers alone give"
+    assert said(0.25, 0.29, -0.02, 0.12) == [], "no gain over the better base model"
+    assert len(said(0.6, 0.5, -0.2, -0.01)) == 1, "answers alone give more"
+    for cell in done:
+        make_run(store, cell.config, wrong=3 if cell.arm == "pps" else 1000)
+    assert not any("label fitting" in one for one in results(store, comparison, done).notes), "these runs gain nothing"
 
 
 def test_missing_predictions_are_said(store: Store) -> None:
