@@ -8,10 +8,24 @@ beside each. Texts may hold labels, which are data: escape them where they are s
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fem_core.evaluate.bound import fell
 from fem_core.evaluate.diagnostics import Row
 from fem_core.evaluate.score import wilson
+from fem_core.filter.verdict import (
+    ACCEPTED,
+    ANNOTATED,
+    LEAKED,
+    OVER_LABEL_SHARE,
+    OVER_SIZE,
+    TOO_LONG,
+    TOO_SHORT,
+    TRUNCATED,
+    UNPARSABLE,
+    VERIFIER_TIMEOUT,
+    WRONG_ANSWER,
+)
 from fem_core.report import summary as runs
 from fem_core.report.text import md
 
@@ -25,8 +39,8 @@ common labels two are left, of two a split of 89 to 11."""
 OFTEN = 0.2
 """Of draws or predictions: when each fifth is lost for its form, acceptance and accuracy measure the form as well."""
 
-LEAKED = "leaked"
-"""Name of the verdict on rationales that give the hint away; no draw has it where no filter looks for it."""
+_BEFORE_LEAKS = (WRONG_ANSWER, UNPARSABLE, TRUNCATED, VERIFIER_TIMEOUT, ANNOTATED, TOO_SHORT, TOO_LONG)
+"""Verdicts on attempts that the leak filter does not get to see."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +178,11 @@ def _shorter(summary: runs.Summary, _: list[Row]) -> Facts:
 
 
 def _truncated(summary: runs.Summary, _: list[Row]) -> Facts:
-    return _lost(summary, "truncated", "end at the token limit")
+    return _lost(summary, TRUNCATED, "end at the token limit")
 
 
 def _unparsable(summary: runs.Summary, _: list[Row]) -> Facts:
-    return _lost(summary, "unparsable", "have no answer line that can be read")
+    return _lost(summary, UNPARSABLE, "have no answer line that can be read")
 
 
 def _lost(summary: runs.Summary, verdict: str, what: str) -> Facts:
@@ -186,17 +200,26 @@ def _lost(summary: runs.Summary, verdict: str, what: str) -> Facts:
 
 
 def _leaking(summary: runs.Summary, _: list[Row]) -> Facts:
-    """Beyond both intervals, so that a rise from 1 to 3 of 200 draws is none."""
-    drawn = [row for row in summary.rows if row.filtered and row.filtered["attempts"]]
+    """Of the draws that were looked at, beyond both intervals: neither more right draws nor 3 of 200 after 1 are a rise."""
+    drawn = [(row, *counts) for row in summary.rows if row.filtered and (counts := _leaks(row.filtered))[1]]
     facts = {}
-    for row in drawn[1:]:
-        before, now = (_count(one, LEAKED) for one in (drawn[0], row))
-        if wilson(*now)[0] > wilson(*before)[1]:
+    for row, leaks, looked in drawn[1:]:
+        first, before, of = drawn[0]
+        if wilson(leaks, looked)[0] > wilson(before, of)[1]:
             facts[row.iteration] = (
-                f"{now[0] / now[1]:.2f} of the draws give the hint away after {before[0] / before[1]:.2f} in iteration "
-                f"{drawn[0].iteration}"
+                f"{leaks / looked:.2f} of the draws that the leak filter looked at give the hint away after "
+                f"{before / of:.2f} in iteration {first.iteration}"
             )
     return facts
+
+
+def _leaks(filtered: Mapping[str, Any]) -> tuple[int, int]:
+    """How many rationales leak, and how many were looked at: right ones that the filters before let pass, or, where leaks
+    are marked and not rejected, those that passed all but the ones that count them."""
+    verdicts = filtered["verdicts"]
+    if "marked_leaks" in filtered:
+        return filtered["marked_leaks"], sum(verdicts.get(name, 0) for name in (ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE))
+    return verdicts.get(LEAKED, 0), filtered["attempts"] - sum(verdicts.get(name, 0) for name in _BEFORE_LEAKS)
 
 
 _KINDS = (

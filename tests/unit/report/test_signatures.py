@@ -128,6 +128,27 @@ def test_leaks_that_increase() -> None:
     assert names(run(GOOD, (filtered(leaked=3), scored(90)))) == {}
 
 
+def test_more_right_draws_are_no_more_leaks() -> None:
+    """A third of the right draws leaks both times; three times as many are right."""
+    few = filtered(leaked=18, wrong_answer=120, unparsable=20, accepted=42), scored(90)
+    many = filtered(leaked=54, wrong_answer=20, too_short=15, accepted=111), scored(90)
+    assert names(run(few, many)) == {}
+    more = filtered(leaked=100, wrong_answer=20, accepted=80), scored(90)
+    (found,) = signatures(run(few, more))
+    assert found.name == "leaks increase" and "0.56 of the draws that the leak filter looked at" in found.meaning
+    assert "after 0.30 in iteration 1" in found.meaning
+
+
+def test_leaks_that_are_marked_and_kept_count_as_well() -> None:
+    def marked(leaks: int, **verdicts: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        return filtered(**verdicts) | {"marked_leaks": leaks}, scored(90)
+
+    few, many = marked(2, accepted=80, wrong_answer=120), marked(40, accepted=60, over_size=40, wrong_answer=100)
+    assert names(run(few, many)) == {"leaks increase": (2,)}
+    assert names(run(marked(16, accepted=40), marked(40, accepted=60, over_size=40))) == {}, "0.4 both times"
+    assert names(run(marked(0, wrong_answer=200), marked(40, accepted=80))) == {}, "nothing was looked at before"
+
+
 def test_an_iteration_without_an_attempt_divides_by_nothing() -> None:
     nothing = filtered(0.0, 0.0, attempts=0), scored(60)
     assert names(run(nothing, nothing)) == {"utilization near zero": (1, 2)}
