@@ -1,8 +1,9 @@
 """A comparison as one Prefect flow: each of its runs by the flow ``fem``, here or through a deployment, then the report.
 
 Contract: the store holds all that counts, so the same parameters again do only what is missing. A run that fails stops
-no other. Runs with the same problems, base model and seed begin as forks of the first of them at iteration 0, so what
-has the same step key (problems, base model, its scores, perhaps first draws) is referred to and not made again.
+no other. Of runs with the same problems, base model and seed each begins as a fork, at iteration 0, of the one before it
+that is most like it, so what has the same step key (problems, base model, its scores, perhaps draws) is referred to and not
+made again.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field
 
-from fem_core.compare.cells import Cell, cells, firsts
+from fem_core.compare.cells import Cell, beside, cells
 from fem_core.compare.comparison import Comparison
 from fem_core.compare.report import markdown, write
 from fem_core.compare.results import DELETED, FINISHED, Results, results, state
@@ -63,7 +64,7 @@ async def compare(comparison: Comparison, concurrency: Annotated[int, Field(ge=1
     store = await step.in_store_thread(Store.open, found[0].config.store, patience=WORKING)
     did = fem if comparison.deployment is None else _through(comparison.deployment)
     failures: dict[str, BaseException] = {}
-    first = firsts(found)
+    first = beside(found)
 
     async def one(cell: Cell) -> None:
         try:
@@ -84,8 +85,8 @@ async def compare(comparison: Comparison, concurrency: Annotated[int, Field(ge=1
 
 
 async def in_order(found: Sequence[Cell], at_a_time: int, one: Callable[[Cell], Awaitable[None]]) -> None:
-    """Call ``one`` for every run, in order and so many at a time; a run waits for the end of the first of its group."""
-    first, waiting, ended, changed = firsts(found), list(found), set[str](), asyncio.Condition()
+    """Call ``one`` for every run, in order and so many at a time; a run waits for the end of the one that it begins beside."""
+    first, waiting, ended, changed = beside(found), list(found), set[str](), asyncio.Condition()
 
     def ready() -> Cell | None:
         return next((cell for cell in waiting if first[cell.name].name in (cell.name, *ended)), None)
@@ -125,7 +126,7 @@ async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str) -> N
 
 
 def begin_beside(store: Store, cell: Cell, first: Cell, *, check: bool = True) -> None:
-    """Begin a run as a fork of the first of its group, where that one is there and is what the comparison says.
+    """Begin a run as a fork of the one that it begins beside, where that one is there and is what the comparison says.
 
     Args:
         check: as the run itself would, with its base model; False where the model need not be on this machine.

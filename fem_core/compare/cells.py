@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fem_core.compare.comparison import Comparison
-from fem_core.config import RunConfig
+from fem_core.config import RunConfig, identity_of
 from fem_core.config_files import drop_replaced, nearest, parse_config, put, sections_at
 from fem_core.digest import digest
 from fem_core.errors import FemError
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """Equal for runs with the same problems, base model and seed: these refer to what the first of them made."""
+        """Equal for runs with the same problems, base model and seed: these can refer to what others of them made."""
         shared = {"problems": self.config.problems, "model": self.config.model}
         return digest({"seed": self.seed, **{name: part.model_dump(mode="json") for name, part in shared.items()}})
 
@@ -82,10 +82,32 @@ def cells(comparison: Comparison) -> list[Cell]:
     return found
 
 
-def firsts(found: Iterable[Cell]) -> dict[str, Cell]:
-    """By the name of each run, the first run of its group; perhaps the run itself."""
-    groups: dict[str, Cell] = {}
-    return {cell.name: groups.setdefault(cell.group, cell) for cell in found}
+def beside(found: Iterable[Cell]) -> dict[str, Cell]:
+    """By the name of each run, the run of its group that it begins beside, to refer to what that one makes alike: of those
+    before it the one with the most steps alike, and of such the first; itself where there is none before it."""
+    groups: dict[str, list[Cell]] = {}
+    chosen = {}
+    for cell in found:
+        before = groups.setdefault(cell.group, [])
+        chosen[cell.name] = max(before, key=lambda other: _alike(other.config, cell.config), default=cell)
+        before.append(cell)
+    return chosen
+
+
+def _alike(one: RunConfig, other: RunConfig) -> tuple[int, int]:
+    """How many of an iteration's steps come out alike, which need those before them; and how many parts of an evaluation."""
+
+    def steps(config: RunConfig) -> list[Any]:
+        drawn = [identity_of(part) for part in (config.prompts, config.scheme, config.sample)]
+        return [
+            (drawn, config.filter.looks),
+            identity_of(config.filter),
+            (identity_of(config.train), config.iterations),
+        ]
+
+    same = [a == b for a, b in zip(steps(one), steps(other), strict=True)]
+    asked = [a == b for a, b in ((one.prompts, other.prompts), (one.evaluate, other.evaluate))]
+    return len(list(itertools.takewhile(bool, same))), sum(asked)
 
 
 def _cell(comparison: Comparison, label: str, settings: Mapping[str, Any]) -> Cell:

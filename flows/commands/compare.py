@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fem_core.compare.cells import Cell, cells, firsts
+from fem_core.compare.cells import Cell, beside, cells
 from fem_core.compare.comparison import Comparison, load_comparison
 from fem_core.errors import FemError
 from flows.commands.options import Set, StoreUrl
@@ -62,7 +62,7 @@ def _list(store: "Store", described: Comparison, found: Sequence[Cell]) -> None:
 
     width = max(len(cell.name) for cell in found)
     states = {cell.name: state(store, cell) for cell in found}
-    first = firsts(found)
+    first = beside(found)
     for cell in found:
         name = first[cell.name].name
         shares = "" if name == cell.name else f"shares what {name} has made alike"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fem_core import families
-from fem_core.compare.cells import cells, firsts
+from fem_core.compare.cells import beside, cells
 from fem_core.compare.comparison import load_comparison
 from fem_core.errors import FemError
 
@@ -129,8 +129,36 @@ def test_runs_that_only_places_tell_apart_are_the_same_run(tmp_path: Path) -> No
 def test_runs_of_the_same_problems_model_and_seed_share_what_the_first_made(tmp_path: Path) -> None:
     axes = {"scheme.name": ["rs", "pps"], "problems.train": [50, 60], "seed": [0, 1]}
     found = cells(loaded(tmp_path, {"base": BASE, "axes": axes}))
-    assert {name: cell.name for name, cell in firsts(found).items()} == {
+    assert {name: cell.name for name, cell in beside(found).items()} == {
         cell.name: cell.name.replace("pps", "rs") for cell in found
+    }
+
+
+def test_a_run_begins_beside_the_one_before_it_that_has_most_steps_alike(tmp_path: Path) -> None:
+    pps = {"scheme.name": "pps", "scheme.budget": 2}
+    arms = [
+        {"name": "rs", "set": {"scheme.name": "rs"}},
+        {"name": "pps", "set": pps},
+        {"name": "hotter", "set": pps | {"sample.temperature": 1.5}},
+        {"name": "shorter", "set": pps | {"filter.max_rationale_words": 30}},
+        {"name": "longer", "set": pps | {"train.epochs": 2}},
+        {"name": "both", "set": pps | {"filter.max_rationale_words": 30, "train.epochs": 2}},
+        {"name": "looked", "set": pps | {"filter.blind": True}},
+        {"name": "sure", "set": {"scheme.name": "star", "evaluate.draws": 4}},
+        {"name": "sure-too", "set": {"scheme.name": "rs", "scheme.budget": 1, "evaluate.draws": 4}},
+    ]
+    found = cells(loaded(tmp_path, {"base": BASE, "arms": arms}))
+    chosen = beside(found)
+    assert {cell.arm: chosen[cell.name].arm for cell in found} == {
+        "rs": "rs",
+        "pps": "rs",
+        "hotter": "rs",
+        "shorter": "pps",
+        "longer": "pps",  # the same rationales, trained on otherwise
+        "both": "shorter",
+        "looked": "rs",  # its draws are looked at, and so are others
+        "sure": "rs",
+        "sure-too": "sure",  # the same base evaluation
     }
 
 
