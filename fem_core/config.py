@@ -202,8 +202,9 @@ class FilterConfig(Section):
     weighting: Literal["none", "importance"] = Field("none", json_schema_extra=ADDED)
     """``importance``: of each problem's accepted hinted draws keep one (the others have the verdict ``outweighed``), chosen
     with probability proportional to pi(z, y | x) / q(z, y | x, y*), so that rationales follow the posterior instead of the
-    hinted prompt's own distribution. Needs ``scheme.name: pps``, ``scheme.keep: all``, a ``scheme.budget`` of 2 at least,
-    and draws at temperature 1 without ``top_p``. Costs one prefill per accepted attempt."""
+    hinted prompt's own distribution; q is what was drawn from, ``sample.temperature`` included. Needs ``scheme.name: pps``,
+    ``scheme.keep: all``, a ``scheme.budget`` of 2 at least, and no ``sample.top_p``. Costs one prefill per accepted
+    attempt."""
     near_duplicate: float | None = Field(None, gt=0, le=1, json_schema_extra=ADDED)
     """Reject a rationale whose word trigrams have at least this Jaccard similarity with those of one that is kept, of
     any problem of the iteration (verdict ``near_duplicate``); 0.8 is a usual value. The first by problem id and attempt
@@ -421,11 +422,10 @@ class RunConfig(Section):
                 "filter.weighting importance chooses among several hinted draws of a problem; set scheme.name to pps, "
                 "scheme.keep to all and scheme.budget to 2 at least"
             )
-        if sample.temperature != 1 or sample.top_p != 1:
+        if sample.top_p != 1:
             raise ValueError(
-                f"filter.weighting importance needs the log-probabilities that draws were drawn with, and those recorded are "
-                f"of temperature 1 without top_p; set sample.temperature (here {sample.temperature:g}) and sample.top_p "
-                f"(here {sample.top_p:g}) to 1"
+                "filter.weighting importance needs draws of everything that the model may say, and sample.top_p "
+                f"{sample.top_p:g} leaves some of it out; set sample.top_p to 1"
             )
         return self
 

@@ -58,7 +58,8 @@ ATTEMPTS = pa.schema(
         _column(
             "logprob",
             pa.float64(),
-            "Sum of the completion tokens' log-probabilities at temperature 1, nats; 0 where it was not drawn.",
+            "Sum of the completion tokens' log-probabilities at temperature 1, nats; at the draw's own where importance weights "
+            "need those of the proposal; 0 where it was not drawn.",
         ),
         _column("seed", pa.int64(), "The draw's own seed; 0 where there is none."),
     ]

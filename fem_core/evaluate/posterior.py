@@ -6,8 +6,8 @@ from the hinted prompt with density q(z, y | x, y*); the plain prompt gives it p
     w = pi(z, y | x) / q(z, y | x, y*) where y = y*, else 0,
 
 so that E_q[w] = pi(y* | x) wherever q can draw all that pi can, and weights divided by their sum estimate the posterior.
-Both densities are of the whole completion, rationale and answer line, at temperature 1 without top_p: draws with other
-sampling settings have another q.
+Both densities are of the whole completion, rationale and answer line; pi at temperature 1 without top_p, q with the settings
+that it was drawn with.
 
 On what is left out: a wrong draw weighs nothing, but it was drawn, so it counts in S; leaving it out would divide the
 estimate of pi(y* | x) by q's own acceptance. S must not depend on what was drawn. That holds for ``scheme.keep: all``

@@ -104,6 +104,8 @@ def host_settings(config: RunConfig, model: BaseModelFolder, longest_sequence: i
             tensor_parallel_size=engine.tensor_parallel_size,
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
+            # At temperature 1 the two are the same.
+            tempered_logprobs=config.filter.weighting == "importance" and config.sample.temperature != 1,
         ),
         stop_at_answer=config.sample.stop_at_answer,
     )

@@ -60,6 +60,9 @@ class EngineSettings:
     """For draws without a seed of their own."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    tempered_logprobs: bool = False
+    """A draw's log-probability is that of what it was drawn from, temperature and ``top_p`` included, instead of the model's
+    own. Looks at given tokens are under the model itself either way."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Finished:
     completion_tokens: int
     """Length of the completion, the end token included."""
     logprob: float
-    """Sum of the completion tokens' log-probabilities under the model itself (temperature 1, no nucleus), nats."""
+    """Sum of the completion tokens' log-probabilities, nats: under the model itself (temperature 1, no nucleus), unless
+    ``EngineSettings.tempered_logprobs`` asks otherwise."""
     token_ids: tuple[int, ...] = ()
     """The completion's tokens: those that ``logprob`` is of."""
 
@@ -161,6 +165,8 @@ def engine_arguments(settings: EngineSettings, model_dir: Path, device: Device) 
         "use_tqdm_on_load": False,
         "worker_extension_cls": f"{CheckpointLoader.__module__}.{CheckpointLoader.__qualname__}",
     }
+    if settings.tempered_logprobs:
+        arguments["logprobs_mode"] = "processed_logprobs"
     if settings.max_num_seqs is not None:
         arguments["max_num_seqs"] = settings.max_num_seqs
     if device == "cuda":
@@ -270,8 +276,8 @@ class VllmEngine:
         self._settings = settings
         self._should_stop = should_stop
         self._draws: dict[str, _Draw] = {}
-        self._scores: dict[str, int] = {}
-        """Completion tokens of each look in flight."""
+        self._scores: dict[str, tuple[int, int]] = {}
+        """Completion tokens of each look in flight, and the last of them."""
         self.generated = 0
         """Tokens drawn so far, over all draws."""
         self._engine: Any = None
@@ -337,7 +343,8 @@ class VllmEngine:
 
         The last token is not read but drawn, as the only one allowed: so whatever was drawn within ``max_model_len`` can
         be looked at. vLLM does not read its prefix cache where it is asked for log-probabilities of a prompt, so none is
-        missing; those of a drawn token are taken before anything but that token is ruled out.
+        missing; those of a drawn token are taken before anything but that token is ruled out. With ``tempered_logprobs``
+        they are taken after it, so that any token may be drawn there and that of the last one is asked for by its id.
 
         Raises:
             ValueError: the prompt or the completion is empty.
@@ -356,17 +363,19 @@ class VllmEngine:
                 f"The prompt and completion of look {request_id} have {len(read) + 1} tokens, and the engine takes "
                 f"{self._settings.max_model_len}. Raise sample.engine.max_model_len."
             )
+        asked: dict[str, Any] = {"logprobs": 0, "allowed_token_ids": [last]}
+        if self._settings.tempered_logprobs:
+            asked = {"logprob_token_ids": [last]}
         params = SamplingParams(
             temperature=0.0,
             max_tokens=1,
-            allowed_token_ids=[last],
-            logprobs=0,
+            **asked,
             prompt_logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._engine.add_request(request_id, {"prompt_token_ids": read}, params)
-        self._scores[request_id] = len(completion_ids)
+        self._scores[request_id] = len(completion_ids), last
 
     def abort(self, request_ids: Sequence[str]) -> int:
         """Forget draws; they are not returned by ``step``.
@@ -384,7 +393,7 @@ class VllmEngine:
 
     def _receive(self, output: Any) -> Finished | None:
         if output.request_id in self._scores:
-            return self._scored(output, self._scores.pop(output.request_id))
+            return self._scored(output, *self._scores.pop(output.request_id))
         draw = self._draws[output.request_id]
         new = output.outputs[0]
         draw.pieces.append(new.text)
@@ -407,7 +416,7 @@ class VllmEngine:
             token_ids=tuple(draw.token_ids),
         )
 
-    def _scored(self, output: Any, completion_tokens: int) -> Finished:
+    def _scored(self, output: Any, completion_tokens: int, last: int) -> Finished:
         read, found = output.prompt_token_ids, output.prompt_logprobs
         first = len(read) + 1 - completion_tokens
         before = sum(found[i][read[i]].logprob for i in range(first, len(read)))
@@ -417,8 +426,8 @@ class VllmEngine:
             finish_reason="scored",
             prompt_tokens=first,
             completion_tokens=completion_tokens,
-            logprob=before + output.outputs[0].cumulative_logprob,
-            token_ids=(*read[first:], *output.outputs[0].token_ids),
+            logprob=before + output.outputs[0].logprobs[0][last].logprob,
+            token_ids=(*read[first:], last),
         )
 
     def logprobs(self, token_ids: list[int]) -> list[float]:

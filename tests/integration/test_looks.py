@@ -45,7 +45,7 @@ def stored(folder: Path) -> tuple[Store, list[Problem]]:
     return store, problems
 
 
-def drawn(store: Store, model: Path, folder: Path) -> pa.Table:
+def drawn(store: Store, model: Path, folder: Path, temperature: float = 1.0) -> pa.Table:
     job = DrawJob(
         id="looked",
         store=store.url,
@@ -58,13 +58,13 @@ def drawn(store: Store, model: Path, folder: Path) -> pa.Table:
         exemplars=0,
         stages=(("hinted", 4),),
         keep="all",
-        temperature=1.0,
+        temperature=temperature,
         top_p=1.0,
         max_tokens=24,
         problems_per_part=4,
         looks=("plain_logprob", "blind_answer"),
     )
-    engine = EngineSettings("float32", ROOM, 8, 0.25, 0.5, 1, seed=0)
+    engine = EngineSettings("float32", ROOM, 8, 0.25, 0.5, 1, seed=0, tempered_logprobs=temperature != 1)
 
     async def draw() -> list[dict[str, Any]]:
         heard: list[dict[str, Any]] = []
@@ -81,9 +81,12 @@ def drawn(store: Store, model: Path, folder: Path) -> pa.Table:
     return pa.concat_tables(tables.decode(store.root.read(f"{job.artifact}/{name}")) for name in sorted(parts))
 
 
-def test_looks_find_what_transformers_finds_and_the_filter_decides_from_them(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_looks_find_what_transformers_finds_and_the_filter_decides_from_them(
+    model: Path, tmp_path: Path, temperature: float
+) -> None:
     store, problems = stored(tmp_path / "store")
-    table = drawn(store, model, tmp_path)
+    table = drawn(store, model, tmp_path, temperature)
     assert table.schema.names == LOOKED.names and table.num_rows == 4 * PROBLEMS
     judged = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -93,10 +96,10 @@ def test_looks_find_what_transformers_finds_and_the_filter_decides_from_them(mod
         chat = messages(PROMPTS, problem, kind, 0)
         return list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False))
 
-    def logprob(prompt: list[int], completion: list[int]) -> float:
+    def logprob(prompt: list[int], completion: list[int], at: float = 1.0) -> float:
         whole = torch.tensor([[*prompt, *completion]])
         with torch.inference_mode():
-            every = judged(input_ids=whole).logits[0, :-1].log_softmax(-1).gather(1, whole[0, 1:, None])
+            every = (judged(input_ids=whole).logits[0, :-1] / at).log_softmax(-1).gather(1, whole[0, 1:, None])
         return float(every[len(prompt) - 1 :].sum())
 
     compared, kinds = 0, set[str]()
@@ -106,7 +109,7 @@ def test_looks_find_what_transformers_finds_and_the_filter_decides_from_them(mod
             continue
         problem = by_id[row["problem_id"]]
         tokens = tokenizer.encode(row["text"]) + ([tokenizer.eos_token_id] if row["finish_reason"] == "stop" else [])
-        if abs(logprob(ids(problem, "hinted"), tokens) - row["logprob"]) > 1e-3:
+        if abs(logprob(ids(problem, "hinted"), tokens, temperature) - row["logprob"]) > 1e-3:
             continue  # drawn in other pieces than the tokenizer cuts
         assert row["plain_logprob"] == pytest.approx(logprob(ids(problem, "plain"), tokens), abs=1e-3)
         before = row["text"].rsplit("Answer:", 1)[0]

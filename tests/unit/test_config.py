@@ -192,13 +192,12 @@ def test_help_and_configuration_errors_load_nothing_heavy() -> None:
         ({"scheme": {"name": "rs", "budget": 4, "keep": "all"}}, "set scheme.name to pps"),
         ({"scheme": {"name": "pps", "budget": 4}}, "scheme.keep to all"),
         ({"scheme": {"name": "pps", "keep": "all"}}, "scheme.budget to 2 at least"),
-        ({"sample": {"temperature": 0.7}}, r"set sample.temperature \(here 0.7\)"),
-        ({"sample": {"top_p": 0.9}}, r"sample.top_p \(here 0.9\) to 1"),
+        ({"sample": {"top_p": 0.9}}, r"sample.top_p 0.9 leaves some of it out; set sample.top_p to 1"),
     ],
 )
 def test_importance_weights_of_what_was_not_drawn_so_are_refused(changes: dict[str, Any], sentence: str) -> None:
     several = {"scheme": {"name": "pps", "budget": 4, "keep": "all"}, "filter": {"weighting": "importance"}}
-    assert parse_config(SMALL | several).filter.looks == ("plain_logprob",)
+    assert parse_config(SMALL | several | {"sample": {"temperature": 0.7}}).filter.looks == ("plain_logprob",)
     with pytest.raises(FemError, match=sentence):
         parse_config(SMALL | several | changes)
 

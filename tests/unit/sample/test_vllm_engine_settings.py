@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_run import made_config
 
 from fem_core.errors import Corrupt, FemError
+from fem_core.model import BaseModelFolder
 from fem_core.sample import vllm_engine
+from fem_core.sample.job import host_settings
 from fem_core.sample.proof import PROBE_FILE, TOLERANCE, Probe, WeightsNotProved, check_weights, read_probe
 from fem_core.sample.vllm_engine import EngineSettings, engine_arguments, environment, preload, with_tied_head
 
@@ -63,6 +66,20 @@ def test_cuda_sizes() -> None:
     assert arguments["gpu_memory_utilization"] == 0.7
     assert "max_num_seqs" not in arguments
     assert "kv_cache_memory_bytes" not in arguments
+
+
+def test_log_probabilities_are_those_of_the_proposal_where_tempered_draws_are_weighed() -> None:
+    base = BaseModelFolder(Path("model"), "m", (), 100)
+
+    def asked(weighting: str, temperature: float) -> str | None:
+        scheme = {"name": "pps", "budget": 4, "keep": "all"}
+        config = made_config(scheme=scheme, filter={"weighting": weighting}, sample={"temperature": temperature})
+        settings = host_settings(config, base, 100).engine
+        modes = {engine_arguments(settings, Path("model"), device).get("logprobs_mode") for device in ("cpu", "cuda")}
+        return modes.pop() if len(modes) == 1 else "not the same everywhere"
+
+    assert asked("importance", 0.7) == "processed_logprobs"
+    assert asked("importance", 1.0) is None and asked("none", 0.7) is None
 
 
 @pytest.mark.parametrize(
