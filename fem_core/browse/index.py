@@ -7,6 +7,7 @@ it is in the store. DuckDB reaches this folder and nothing else: no other file, 
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ _ATTACHED = 256
 
 _SUFFIX = ".duckdb"
 
+_ABANDONED = 86_400.0
+"""Seconds after which what a process began to make here is taken for left behind: it was killed."""
+
 Cursor: TypeAlias = duckdb.DuckDBPyConnection
 Fill = Callable[[Cursor, str], None]
 """Makes the tables of an index: gets a cursor, and the name of the database to make them in."""
@@ -47,6 +51,7 @@ class Indexes:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder.resolve()
         self._most = most_bytes
+        self._sweep()
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
         self._attached: OrderedDict[str, int] = OrderedDict()  # users of each, least recently used first
@@ -78,14 +83,12 @@ class Indexes:
             FemError: it cannot be made.
         """
         name = _name(made_from)
-        self._attach(name, fill)
+        with self._told(name):
+            self._attach(name, fill)
         cursor = self._duckdb.cursor()
         try:
-            yield cursor, quoted_name(name)
-        except duckdb.Error as error:
-            raise FemError(
-                f"The index {self._file(name)} cannot be read ({_first_line(error)}). Delete it: it will be made again."
-            ) from error
+            with self._told(name):
+                yield cursor, quoted_name(name)
         finally:
             cursor.close()
             with self._lock:
@@ -94,6 +97,15 @@ class Indexes:
     def close(self) -> None:
         """Give everything back. The files stay."""
         self._duckdb.close()
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise FemError(
+                f"The index {self._file(name)} cannot be read ({_first_line(error)}). Delete it: it will be made again."
+            ) from error
 
     def _attach(self, name: str, fill: Fill) -> None:
         with self._lock:
@@ -107,15 +119,23 @@ class Indexes:
             file = self._file(name)
             if not file.is_file():
                 self._make(name, fill)
-            with suppress(OSError):
-                os.utime(file)
-            self._duckdb.cursor().execute(f"ATTACH {_quoted(str(file))} AS {quoted_name(name)} (READ_ONLY)")
+            try:
+                self._open(name)
+            except duckdb.Error:  # cut off by a crash, or of another version of DuckDB
+                file.unlink(missing_ok=True)
+                self._make(name, fill)
+                self._open(name)
             with self._lock:
                 self._attached[name] = 1
                 idle = [other for other, users in self._attached.items() if not users]
                 for other in idle[: max(0, len(self._attached) - _ATTACHED)]:
                     del self._attached[other]
                     self._duckdb.cursor().execute(f"DETACH {quoted_name(other)}")
+
+    def _open(self, name: str) -> None:
+        with suppress(OSError):
+            os.utime(self._file(name))
+        self._duckdb.cursor().execute(f"ATTACH {_quoted(str(self._file(name)))} AS {quoted_name(name)} (READ_ONLY)")
 
     def _make(self, name: str, fill: Fill) -> None:
         """Under another name, then renamed: it appears whole or not at all."""
@@ -138,6 +158,14 @@ class Indexes:
             cursor.close()
             for left in (temporary, temporary.with_name(f"{temporary.name}.wal")):
                 left.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed have left half made. Folders stay: others may spill into theirs again."""
+        for pattern in (f"{TEMPORARY}*{_SUFFIX}*", f"{TEMPORARY}*/*.tmp"):
+            for left in self._folder.glob(pattern):
+                with suppress(OSError):
+                    if time.time() - left.stat().st_mtime > _ABANDONED:
+                        left.unlink()
 
     def _make_room(self, coming: int) -> None:
         """An index that is in use is not readable by its name any more, and by its readers until they let go."""

@@ -1,10 +1,12 @@
 """The library over a local store and one on S3: pages, filters, search, problems, artifacts, exports, hostile texts."""
 
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from made_run import made_config, make_run
@@ -270,3 +272,38 @@ def test_indexes_are_made_once_and_bounded(made_folder: Path, tmp_path: Path) ->
     assert small.attempts("made", 1).total == small.attempts("made", 2).total == 13
     left = sum(file.stat().st_size for file in (tmp_path / "small" / "browse").glob("*.duckdb"))
     assert left < sum((tmp_path / "cache" / "browse" / name).stat().st_size for name in files)
+
+
+def test_a_damaged_index_is_made_again_and_what_was_left_half_made_goes(made_folder: Path, tmp_path: Path) -> None:
+    first = Library(str(made_folder), tmp_path / "cache")
+    first.prepare("made")
+    first.close()
+    folder = tmp_path / "cache" / "browse"
+    for file in folder.glob("*.duckdb"):
+        file.write_bytes(b"cut off by a crash")
+    (folder / ".tmp-spilled").mkdir()
+    left = [folder / ".tmp-left.duckdb", folder / ".tmp-left.duckdb.wal", folder / ".tmp-spilled" / "of_another.tmp"]
+    for file in (*left, folder / ".tmp-new.duckdb"):
+        file.write_bytes(b"half")
+        os.utime(file, (0, 0) if file in left else None)
+    again = Library(str(made_folder), tmp_path / "cache")
+    assert again.attempts("made", 1).total == 13 and again.attempts("made", 1, Filter(max_leak=0)).total == 3
+    assert [file.exists() for file in left] == [False] * 3 and (folder / ".tmp-new.duckdb").exists()
+    again.close()
+
+
+def test_the_database_reaches_its_folder_and_nothing_else(made_folder: Path, tmp_path: Path) -> None:
+    library = Library(str(made_folder), tmp_path / "cache")
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    for sql in (
+        f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')",
+        f"SELECT * FROM '{made_folder}/runs/made/iteration=001/attempts/part-00000.parquet'",
+        f"COPY (SELECT 1) TO '{tmp_path / 'written.csv'}'",
+        f"ATTACH '{tmp_path / 'other.duckdb'}'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "SET allowed_directories = ['/']",
+    ):
+        with pytest.raises(duckdb.Error):
+            library._indexes._duckdb.cursor().execute(sql)
+    library.close()
