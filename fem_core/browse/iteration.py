@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from fem_core.browse.index import Cursor
 from fem_core.browse.rows import Attempt
-from fem_core.browse.tables import leak
+from fem_core.browse.tables import leak, pieces
 from fem_core.filter.leak import Leaks
 from fem_core.problems.problem import Problem, full_question
 from fem_core.schemas import PROBLEMS
 
 _EXPORTED = 8192
-"""Positions looked at for one batch of an export."""
+"""Positions looked at for one batch of an export, or fewer where texts are long."""
 
 _FIELDS = frozenset(field.name for field in fields(Attempt))
 
@@ -84,20 +84,26 @@ class Iteration:
         return {row["problem_id"]: Problem(**row | {"choices": _tuple(row["choices"])}) for row in rows}
 
     def batches(self, condition: str, values: Sequence[Any]) -> Iterator[pa.RecordBatch]:
-        """All of them in the order of positions, with question and leak."""
-        last = self._one(f"SELECT coalesce(max(position), -1) FROM {self.index}.attempts", [])
-        for start in range(0, last + 1, _EXPORTED):
-            table = self._cursor.sql(
-                f"SELECT * FROM {self.index}.attempts WHERE position >= ? AND position < ? AND {condition} ORDER BY position",
-                params=[start, start + _EXPORTED, *values],
-            ).to_arrow_table()
-            problems = self.known(table["problem_id"].to_pylist())
-            looked = table.select(["problem_id", "prompt_kind", "verdict", "text"]).to_pylist()
-            found = [(row, problems.get(row["problem_id"])) for row in looked]
-            questions = ["" if problem is None else full_question(problem) for _, problem in found]
-            leaks = [leak(self._finder, row, problem) for row, problem in found]
-            table = table.append_column("question", pa.array(questions, pa.string()))
-            yield from table.append_column("leak", pa.array(leaks, pa.int8())).to_batches()
+        """All of them in the order of positions, with question and leak; an empty batch where there is none."""
+        found = False
+        for start, stop in pieces(self._cursor, self.index, condition, values, _EXPORTED):
+            found = True
+            yield self._exported(f"position >= ? AND position < ? AND {condition}", [start, stop, *values])
+        if not found:
+            yield self._exported("FALSE", [])
+
+    def _exported(self, condition: str, values: Sequence[Any]) -> pa.RecordBatch:
+        table = self._cursor.sql(
+            f"SELECT * FROM {self.index}.attempts WHERE {condition} ORDER BY position", params=list(values)
+        ).to_arrow_table()
+        problems = self.known(table["problem_id"].to_pylist())
+        looked = table.select(["problem_id", "prompt_kind", "verdict", "text"]).to_pylist()
+        found = [(row, problems.get(row["problem_id"])) for row in looked]
+        questions = ["" if problem is None else full_question(problem) for _, problem in found]
+        leaks = [leak(self._finder, row, problem) for row, problem in found]
+        table = table.append_column("question", pa.array(questions, pa.string()))
+        table = table.append_column("leak", pa.array(leaks, pa.int8()))
+        return pa.RecordBatch.from_arrays([one.combine_chunks() for one in table.columns], schema=table.schema)
 
     def _one(self, sql: str, values: Sequence[Any]) -> int:
         return int(self._cursor.execute(sql, list(values)).fetchall()[0][0])

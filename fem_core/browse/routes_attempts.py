@@ -1,11 +1,9 @@
 """Pages for readers: the attempts of an iteration, one of them whole, one problem through time; and them as files."""
 
-from collections.abc import Iterator
 from itertools import chain
 from threading import Lock
 from typing import Annotated, Any
 
-import pyarrow as pa
 from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from markupsafe import Markup
@@ -32,7 +30,6 @@ from fem_core.errors import FemError
 from fem_core.filter.verdict import ACCEPTED
 from fem_core.model import default_cache
 from fem_core.prompts import ChatTokens
-from fem_core.schemas import ATTEMPTS
 from fem_core.store import layout
 
 SIZE = 20
@@ -129,12 +126,9 @@ def router(library: Library, pages: Pages) -> APIRouter:
     def export(run: RunName, iteration: Iteration, asked: Annotated[AskedExport, Query()]) -> StreamingResponse:
         """The attempts that a filter lets through, as a file."""
         batches = library.export(run, iteration, asked.filter(), asked.kind)
-        first = next(batches, None)  # what does not hold is said before the file begins
-        everything: Iterator[pa.RecordBatch] = batches if first is None else chain([first], batches)
-        if asked.format == "jsonl":
-            body = exporting.jsonl(everything)
-        else:
-            body = exporting.parquet(first.schema if first is not None else ATTEMPTS, everything)
+        first = next(batches)  # what does not hold is said before the file begins
+        everything = chain([first], batches)
+        body = exporting.jsonl(everything) if asked.format == "jsonl" else exporting.parquet(first.schema, everything)
         name = f"{run}-{iteration}-{asked.kind}.{asked.format}"
         return StreamingResponse(
             body,

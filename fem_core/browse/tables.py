@@ -5,7 +5,7 @@ verdicts, the problems and the run's prompts. Files are verified before they are
 the size of a part file and of the verdicts. Leaks take the longest to look for, so they have an index of their own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from typing import Any
@@ -33,6 +33,9 @@ OWN = ("position", "verdict", "reason", "label", "leak", "question", "iteration"
 
 _CHUNK = 50_000
 """Positions at a time while leaks are looked for."""
+
+_MOST_TEXT = 16 * 2**20
+"""Bytes of text that are objects of Python or Arrow at a time: a rationale may have a hundred thousand."""
 
 
 def problems(store: Store, manifest: Manifest, cursor: Cursor, database: str) -> None:
@@ -90,12 +93,13 @@ def leaks(
         known: the problems with these ids.
     """
     cursor.execute(f"CREATE TABLE {database}.leaks (position BIGINT, leak TINYINT)")
-    last = cursor.execute(f"SELECT coalesce(max(position), -1) FROM {index}.attempts").fetchall()[0][0]
-    for start in range(0, last + 1, _CHUNK):
+    looked_at = "prompt_kind = ? AND verdict IN (?, ?)"
+    values = [HINTED, ACCEPTED, LEAKED]
+    for start, stop in pieces(cursor, index, looked_at, values, _CHUNK):
         found = cursor.execute(
             f"SELECT position, prompt_kind, text, verdict, problem_id FROM {index}.attempts "
-            "WHERE position >= ? AND position < ? AND prompt_kind = ? AND verdict IN (?, ?)",
-            [start, start + _CHUNK, HINTED, ACCEPTED, LEAKED],
+            f"WHERE position >= ? AND position < ? AND {looked_at}",
+            [start, stop, *values],
         )
         names = ("position", "prompt_kind", "text", "verdict", "problem_id")
         rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -106,6 +110,30 @@ def leaks(
         }
         with _registered(cursor, part=pa.table(scores)):
             cursor.execute(f"INSERT INTO {database}.leaks SELECT position, leak FROM part WHERE leak IS NOT NULL")
+
+
+def pieces(
+    cursor: Cursor, index: str, condition: str, values: Sequence[Any], positions: int
+) -> Iterator[tuple[int, int]]:
+    """Where to cut an index so that what is read at once is small: ranges of positions, in order, without their ends.
+
+    Rows between two ranges do not fit the condition. A range has at most ``_MOST_TEXT`` bytes of text, or one row.
+    """
+    last = cursor.execute(f"SELECT coalesce(max(position), -1) FROM {index}.attempts").fetchall()[0][0]
+    for start in range(0, last + 1, positions):
+        sizes = cursor.execute(
+            f"SELECT position, strlen(text) FROM {index}.attempts WHERE position >= ? AND position < ? AND {condition} "
+            "ORDER BY position",
+            [start, start + positions, *values],
+        ).fetchall()
+        held = 0
+        for position, size in sizes:
+            if held and held + size > _MOST_TEXT:
+                yield start, position
+                start, held = position, 0
+            held += size
+        if sizes:
+            yield start, sizes[-1][0] + 1
 
 
 def leak(finder: Leaks, row: Mapping[str, Any], problem: Problem | None) -> int | None:

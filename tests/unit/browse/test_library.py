@@ -211,6 +211,21 @@ def test_an_export_is_what_the_filter_lets_through(library: Library) -> None:
     assert set(ATTEMPTS.names) <= set(table.column_names)
 
 
+def test_long_texts_are_exported_and_looked_at_few_at_a_time(
+    made_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(str(made_folder), tmp_path / "cache")
+    whole = pa.Table.from_batches(library.export("made", 1, Filter(prompt_kind="plain")))
+    longest = max(len(one) for one in whole["text"].to_pylist())
+    monkeypatch.setattr("fem_core.browse.tables._MOST_TEXT", 3 * longest)
+    batches = list(library.export("made", 1, Filter(prompt_kind="plain")))
+    assert [one.num_rows for one in batches] == [3, 3, 3, 1] and pa.Table.from_batches(batches) == whole
+    monkeypatch.setattr("fem_core.browse.tables._MOST_TEXT", 1)
+    assert [one.num_rows for one in library.export("made", 1)] == [1] * 13
+    assert library.attempts("made", 1, Filter(max_leak=0)).total == 3, "made with as little text at a time"
+    library.close()
+
+
 def test_what_is_not_there_is_refused_in_a_sentence(library: Library) -> None:
     refused = [
         (lambda: library.run("other"), "There is no run 'other'"),
