@@ -78,11 +78,14 @@ def words(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def where(chosen: Filter, annotated: Collection[str], leaks: str | None) -> tuple[str, list[Any]]:
+def where(
+    chosen: Filter, annotated: Collection[str], leaks: str | None, pieces: str | None = None
+) -> tuple[str, list[Any]]:
     """A condition over the columns of an iteration, and its parameters.
 
     Args:
         leaks: the database that has the leak scores, where ``chosen.by_leak``.
+        pieces: the database that has the texts in pieces; None where all are whole.
         annotated: ``<problem id>.<attempt>`` of the attempts that have the annotation that is asked for; of all that
             have one where none is.
     """
@@ -114,9 +117,16 @@ def where(chosen: Filter, annotated: Collection[str], leaks: str | None) -> tupl
         negation = "NOT " if chosen.annotation == "none" else ""
         terms.append(f"{negation}concat(problem_id, '.', attempt) IN (SELECT unnest(?::VARCHAR[]))")
         values.append(sorted(annotated))
-    for word in words(chosen.text):
-        terms.append("contains(lower(text), lower(?))")
-        values.append(word)
+    sought = words(chosen.text)
+    if sought:
+        holds = "contains(lower(text), lower(?))"
+        term = " AND ".join([holds] * len(sought))
+        values += sought
+        if pieces is not None:
+            each = " AND ".join([f"bool_or({holds})"] * len(sought))
+            term += f" OR position IN (SELECT position FROM {pieces}.pieces GROUP BY position HAVING {each})"
+            values += sought
+        terms.append(f"({term})")
     return " AND ".join(terms) or "TRUE", values
 
 

@@ -8,16 +8,20 @@ from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fem_core.browse.index import Cursor
 from fem_core.browse.rows import Attempt
-from fem_core.browse.tables import leak, pieces
+from fem_core.browse.tables import leak, pieces, whole
 from fem_core.filter.leak import Leaks
 from fem_core.problems.problem import Problem, full_question
 from fem_core.schemas import PROBLEMS
 
 _EXPORTED = 8192
 """Positions looked at for one batch of an export, or fewer where texts are long."""
+
+_HIDDEN = ("seed", "text_bytes")
+"""Columns that nobody reads."""
 
 _FIELDS = frozenset(field.name for field in fields(Attempt))
 
@@ -35,6 +39,11 @@ class Iteration:
         """
         self._k, self._kind, self._finder, self._cursor = k, kind, finder, cursor
         self.index, self._problems, self.leaks = index, problems, leaks
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether there are texts in pieces."""
+        return bool(self._one(f"SELECT count(*) FROM (SELECT 1 FROM {self.index}.pieces LIMIT 1)", []))
 
     def total(self, condition: str, values: Sequence[Any]) -> int:
         """How many there are."""
@@ -62,6 +71,8 @@ class Iteration:
             problems: theirs, where the caller has them.
         """
         rows = _dicts(self._cursor, f"SELECT * FROM {self.index}.attempts WHERE {condition}", values)
+        long = whole(self._cursor, self.index, [row["position"] for row in rows if row["text"] is None])
+        rows = [row | {"text": long.get(row["position"], row["text"])} for row in rows]
         if problems is None:
             problems = self.known(row["problem_id"] for row in rows)
         return [shown(row, problems.get(row["problem_id"]), self._finder, self._k, self._kind) for row in rows]
@@ -94,8 +105,14 @@ class Iteration:
 
     def _exported(self, condition: str, values: Sequence[Any]) -> pa.RecordBatch:
         table = self._cursor.sql(
-            f"SELECT * FROM {self.index}.attempts WHERE {condition} ORDER BY position", params=list(values)
+            f"SELECT * EXCLUDE (text_bytes) FROM {self.index}.attempts WHERE {condition} ORDER BY position",
+            params=list(values),
         ).to_arrow_table()
+        empty = table.filter(pc.is_null(table["text"]))["position"].to_pylist()
+        if empty:
+            long, rows = whole(self._cursor, self.index, empty), table.select(["position", "text"]).to_pylist()
+            texts = pa.array([long.get(row["position"], row["text"]) for row in rows], pa.string())
+            table = table.set_column(table.schema.get_field_index("text"), table.schema.field("text"), texts)
         problems = self.known(table["problem_id"].to_pylist())
         looked = table.select(["problem_id", "prompt_kind", "verdict", "text"]).to_pylist()
         found = [(row, problems.get(row["problem_id"])) for row in looked]
@@ -116,7 +133,7 @@ def shown(row: Mapping[str, Any], problem: Problem | None, finder: Leaks, k: int
         row: as the index has it.
     """
     own = {name: value for name, value in row.items() if name in _FIELDS}
-    more = {name: value for name, value in row.items() if name not in own and name != "seed"}
+    more = {name: value for name, value in row.items() if name not in own and name not in _HIDDEN}
     question = "" if problem is None else full_question(problem)
     return Attempt(**own, iteration=k, kind=kind, leak=leak(finder, row, problem), question=question, more=more)
 

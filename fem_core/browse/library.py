@@ -180,7 +180,7 @@ class Library:
             )
         chosen, by = chosen or Filter(), order(sort)
         with self._opened(run, iteration, kind, chosen.by_leak) as opened:
-            condition, values = self._where(run, iteration, chosen, opened.leaks)
+            condition, values = self._where(run, iteration, chosen, opened)
             total = opened.total(condition, values)
             rows = opened.at(opened.positions(condition, values, by, size, (page - 1) * size))
         return Page(tuple(rows), total, page, max(1, -(-total // size)))
@@ -218,16 +218,17 @@ class Library:
         """
         chosen = chosen or Filter()
         with self._opened(run, iteration, kind, chosen.by_leak) as opened:
-            yield from opened.batches(*self._where(run, iteration, chosen, opened.leaks))
+            yield from opened.batches(*self._where(run, iteration, chosen, opened))
 
-    def _where(self, run: str, iteration: int, chosen: Filter, leaks: str | None) -> tuple[str, list[Any]]:
+    def _where(self, run: str, iteration: int, chosen: Filter, opened: Iteration) -> tuple[str, list[Any]]:
+        pieces = opened.index if chosen.text and opened.has_pieces else None
         if chosen.annotation is None:
-            return where(chosen, (), leaks)
+            return where(chosen, (), opened.leaks, pieces)
         last = {
             f"{one.problem_id}.{one.attempt}": one.value for one in self.annotations(run) if one.iteration == iteration
         }
         wanted = (chosen.annotation,) if chosen.annotation in annotations.REAL else annotations.REAL
-        return where(chosen, [attempt for attempt, value in last.items() if value in wanted], leaks)
+        return where(chosen, [attempt for attempt, value in last.items() if value in wanted], opened.leaks, pieces)
 
     # -- one problem --------------------------------------------------------------------------------------------------
 

@@ -96,8 +96,8 @@ class Attempt:
     logprob: float
     """Sum over the completion's tokens, nats."""
     leak: int | None
-    """1 where an accepted rationale speaks of having been given the answer or repeats the hint, 0 where it does not; None
-    where nobody looked: at what was not drawn with the hint, or not accepted."""
+    """1 where a right rationale speaks of having been given the answer or repeats the hint, 0 where it does not; None where
+    nobody looked: at what was given, or dropped for another reason."""
     question: str
     """x with its choices; empty where the problem is not in the store."""
     label: str

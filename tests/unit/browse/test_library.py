@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from made_run import made_config, make_run
 
-from fem_core.browse import one_problem
+from fem_core.browse import one_problem, tables
 from fem_core.browse.filters import SORTS, Filter
 from fem_core.browse.library import Library
 from fem_core.errors import FemError
@@ -29,6 +29,7 @@ HOSTILE = [
     "x" * 1_200_000,
     "",
     "50 % sure_of it\\n",
+    "a" * (tables.PIECE - 4) + "straddles the end of a piece" + "b" * 2 * tables.PIECE + " far LAST",
 ]
 
 
@@ -96,7 +97,7 @@ def test_filters_orders_and_searches_choose_rows(library: Library) -> None:
     )
     assert total(min_length=12, max_length=12) == 13 and total(min_length=13) == 0
     assert total(min_logprob=-3.5, max_logprob=-3.5) == 13 and total(max_logprob=-4.0) == 0
-    assert total(max_leak=0) == 3 and total(min_leak=1) == 0  # three hinted rationales, none of which leaks
+    assert total(max_leak=0) == 10 and total(min_leak=1) == 0  # all that is right is looked at, and none leaks
     assert total(text="TWO adding") == 13 and total(text='"adding two"') == 0 and total(text='"answer: 7"') == 1
     assert total(text="%") == 0 and total(text="' OR 1=1 --") == 0
     for sort in SORTS:
@@ -164,7 +165,7 @@ def test_many_readers_share_few_open_indexes(
         return library.attempts("made", k).total, leaking, len(library.problem("made", problem))
 
     with ThreadPoolExecutor(8) as readers:
-        assert set(readers.map(read, range(40))) == {(13, 3, 2)}
+        assert set(readers.map(read, range(40))) == {(13, 10, 2)}
     library.close()
 
 
@@ -222,7 +223,7 @@ def test_long_texts_are_exported_and_looked_at_few_at_a_time(
     assert [one.num_rows for one in batches] == [3, 3, 3, 1] and pa.Table.from_batches(batches) == whole
     monkeypatch.setattr("fem_core.browse.tables._MOST_TEXT", 1)
     assert [one.num_rows for one in library.export("made", 1)] == [1] * 13
-    assert library.attempts("made", 1, Filter(max_leak=0)).total == 3, "made with as little text at a time"
+    assert library.attempts("made", 1, Filter(max_leak=0)).total == 10, "made with as little text at a time"
     library.close()
 
 
@@ -258,6 +259,9 @@ def test_hostile_texts_come_back_as_they_are(real_store: Store, tmp_path: Path) 
     assert rows[0].more == {'a "quoted" name': "later"} and rows[0].reason == "" and rows[0].question.count("<b>") == 1
     for n, text in ((0, "<script>"), (1, "'; DROP"), (2, "a NUL"), (5, "sure_of"), (5, "it\\n")):
         assert [one.position for one in library.attempts("hostile", 1, Filter(text=f'"{text}"')).rows] == [n]
+    for text in ('"Straddles the end"', "end last", "straddles", "bbb far"):
+        assert [one.position for one in library.attempts("hostile", 1, Filter(text=text)).rows] == [6], text
+    assert library.attempts("hostile", 1, Filter(text="straddles red")).total == 0, "no two texts count as one"
     assert library.attempts("hostile", 1, Filter(text="\u0000")).total == 1
     assert library.attempts("hostile", 1, Filter(verdict="x' OR '1'='1")).total == 0
     exported = pa.Table.from_batches(library.export("hostile", 1))
@@ -302,7 +306,7 @@ def test_a_damaged_index_is_made_again_and_what_was_left_half_made_goes(made_fol
         file.write_bytes(b"half")
         os.utime(file, (0, 0) if file in left else None)
     again = Library(str(made_folder), tmp_path / "cache")
-    assert again.attempts("made", 1).total == 13 and again.attempts("made", 1, Filter(max_leak=0)).total == 3
+    assert again.attempts("made", 1).total == 13 and again.attempts("made", 1, Filter(max_leak=0)).total == 10
     assert [file.exists() for file in left] == [False] * 3 and (folder / ".tmp-new.duckdb").exists()
     again.close()
 
