@@ -5,7 +5,7 @@ Contract: an empty field of a form is a field that was not given; what is none o
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fem_core.browse.filters import Filter
@@ -19,6 +19,8 @@ Iteration = Annotated[int, Path(ge=0, le=999_999)]
 ProblemId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 AttemptIndex = Annotated[int, Path(ge=0, le=2**31 - 1)]
 Kind = Literal["attempts", "predictions", "predictions-exemplars"]
+Place = Annotated[str, Query(pattern=r"^[0-9]{1,6}\.(attempts|predictions|predictions-exemplars)\.[0-9]{1,10}$")]
+"""``Attempt.place``."""
 Format = Literal["parquet", "jsonl"]
 
 

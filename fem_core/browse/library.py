@@ -185,16 +185,18 @@ class Library:
             rows = opened.at(opened.positions(condition, values, by, size, (page - 1) * size))
         return Page(tuple(rows), total, page, max(1, -(-total // size)))
 
-    def attempt(self, run: str, iteration: int, position: int, kind: str = "attempts") -> Attempt:
-        """The attempt in a row.
+    def attempt(self, run: str, iteration: int, problem_id: str, attempt: int, kind: str = "attempts") -> Attempt:
+        """One attempt at a problem.
 
         Raises:
             FemError: there is none.
         """
         with self._opened(run, iteration, kind) as opened:
-            rows = opened.at([position])
+            rows = opened.rows("problem_id = ? AND attempt = ?", [problem_id, attempt])
         if not rows:
-            raise FemError(f"{kind} of {run}@{iteration} has no row {position}. Look through them from the first page.")
+            raise FemError(
+                f"There is no attempt {attempt} at {problem_id!r} among the {kind} of {run}@{iteration}. Take one from the list."
+            )
         return rows[0]
 
     def values(self, run: str, iteration: int, kind: str = "attempts") -> dict[str, dict[str, int]]:
@@ -309,10 +311,7 @@ class Library:
         if found is None:
             raise FemError(f"{attempt!r} is no attempt's id. Take one from the list, iteration.problem.attempt.")
         k, problem_id, number = int(found[1]), found[2], int(found[3])
-        rows = self.attempts(run, k, Filter(problem_id=problem_id), size=MOST_ROWS).rows
-        text = next((row.text for row in rows if row.attempt == number), None)
-        if text is None:
-            raise FemError(f"The run {run!r} has no attempt {attempt}. Take one from the list.")
+        text = self.attempt(run, k, problem_id, number).text
         said = annotations.annotation(k, problem_id, number, text, value, comment, author)
         if not self._writable:
             probe(self.store.root)

@@ -17,17 +17,18 @@ from fem_core.browse.asked import (
     AttemptIndex,
     Iteration,
     Kind,
+    Place,
     ProblemId,
     RunName,
 )
 from fem_core.browse.figures import ordered_verdicts
-from fem_core.browse.filters import Filter, words
+from fem_core.browse.filters import words
 from fem_core.browse.library import Library
 from fem_core.browse.marks import difference, shortened
 from fem_core.browse.pages import Pages
 from fem_core.browse.rows import Attempt
 from fem_core.errors import FemError
-from fem_core.filter.verdict import ACCEPTED
+from fem_core.filter.verdict import ACCEPTED, NOT_RIGHT
 from fem_core.model import default_cache
 from fem_core.prompts import ChatTokens
 from fem_core.store import layout
@@ -96,10 +97,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
         run: RunName, iteration: Iteration, problem_id: ProblemId, attempt: AttemptIndex, kind: Kind = "attempts"
     ) -> str:
         """One attempt, whole, with its prompt."""
-        found = library.attempts(run, iteration, Filter(problem_id=problem_id), "problem", 1, 200, kind)
-        row = next((one for one in found.rows if one.attempt == attempt), None)
-        if row is None:
-            raise FemError(f"There is no attempt {attempt} at {problem_id} in iteration {iteration} of {run!r}.")
+        row = library.attempt(run, iteration, problem_id, attempt, kind)
         chat, trouble = _chat(library, run, row)
         exact: Markup | None = None
         count = 0
@@ -140,16 +138,16 @@ def router(library: Library, pages: Pages) -> APIRouter:
     def problem(
         run: RunName,
         problem_id: ProblemId,
-        old: Annotated[int | None, Query(ge=0, le=100_000)] = None,
-        new: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+        old: Place | None = None,
+        new: Place | None = None,
     ) -> str:
         """One problem through time, and two of its rationales with what has changed between them."""
         rows = library.problem(run, problem_id)
         left, right = _two(rows, old, new)
         pair: list[tuple[Attempt, Markup]] = []
-        if left != right:
-            texts = difference(shortened(rows[left].text), shortened(rows[right].text))
-            pair = list(zip((rows[left], rows[right]), texts, strict=True))
+        if left is not right:
+            texts = difference(shortened(left.text), shortened(right.text))
+            pair = list(zip((left, right), texts, strict=True))
         return pages.render(
             "problem.html",
             run=run,
@@ -157,8 +155,8 @@ def router(library: Library, pages: Pages) -> APIRouter:
             rows=rows,
             first=_first(rows),
             pair=pair,
-            old=left,
-            new=right,
+            old=left.place,
+            new=right.place,
         )
 
     @routes.post("/annotations", status_code=303, response_class=RedirectResponse)
@@ -218,22 +216,32 @@ def _chat(library: Library, run: str, row: Attempt) -> tuple[prompt.Chat | None,
         return None, str(error).rstrip(".")
 
 
-def _two(rows: list[Attempt], old: int | None, new: int | None) -> tuple[int, int]:
-    """Which two to set side by side: the first and the last accepted, where nobody says."""
-    last = len(rows) - 1
-    accepted = [i for i, row in enumerate(rows) if row.verdict == ACCEPTED]
-    left = (accepted[0] if len(accepted) > 1 else 0) if old is None else min(old, last)
-    right = (accepted[-1] if len(accepted) > 1 else last) if new is None else min(new, last)
-    return left, right
+def _two(rows: list[Attempt], old: str | None, new: str | None) -> tuple[Attempt, Attempt]:
+    """Which two to set side by side: the first and the last that were kept, where nobody says."""
+    known = {row.place: row for row in rows}
+    for place in (old, new):
+        if place is not None and place not in known:
+            raise FemError(f"There is no {place} at this problem. Choose two from its page.")
+    kept = [row for row in rows if row.verdict == ACCEPTED]
+    usual = (kept[0], kept[-1]) if len(kept) > 1 else (rows[0], rows[-1])
+    return known[old] if old else usual[0], known[new] if new else usual[1]
 
 
 def _first(rows: list[Attempt]) -> str:
-    """When it was first solved, and how."""
-    solved = next((row for row in rows if row.verdict == ACCEPTED), None)
+    """When it was first solved, how, and when a filter first let a solution through."""
+    drawn = [row for row in rows if row.prompt_kind in prompt.DRAWN]
+    solved = next((row for row in drawn if row.verdict not in NOT_RIGHT), None)
+    if not drawn:
+        return "Its completions were given, not drawn."
     if solved is None:
-        return f"Not solved in {len(rows)} attempts."
-    how = {"plain": "a plain prompt", "hinted": "a hinted prompt"}.get(solved.prompt_kind, "a given completion")
-    return f"First solved in iteration {solved.iteration}, by {how}."
+        return f"Not solved in {len(drawn)} attempt{'s' if len(drawn) > 1 else ''}."
+    shown = f" with {solved.exemplars} exemplar{'s' if solved.exemplars > 1 else ''}" if solved.exemplars else ""
+    said = f"First solved in iteration {solved.iteration}, by a {solved.prompt_kind} prompt{shown}"
+    if solved.verdict == ACCEPTED:
+        return f"{said}."
+    kept = next((row for row in drawn if row.verdict == ACCEPTED), None)
+    then = "none was kept so far" if kept is None else f"first kept in iteration {kept.iteration}"
+    return f"{said}, and dropped as {solved.verdict.replace('_', ' ')}; {then}."
 
 
 def _annotations(library: Library, run: str) -> dict[str, list[Annotation]]:

@@ -110,6 +110,11 @@ class Attempt:
         """What ``Library.annotate`` takes: ``<iteration>.<problem id>.<attempt>``."""
         return f"{self.iteration}.{self.problem_id}.{self.attempt}"
 
+    @property
+    def place(self) -> str:
+        """Which one it is at its problem: ``<iteration>.<kind>.<attempt>``."""
+        return f"{self.iteration}.{self.kind}.{self.attempt}"
+
 
 @dataclass(frozen=True)
 class Page:

@@ -27,6 +27,9 @@ OVER_CAP = "over_cap"
 OVER_LABEL_SHARE = "over_label_share"
 OVER_SIZE = "over_size"
 
+NOT_RIGHT = (WRONG_ANSWER, UNPARSABLE, TRUNCATED, VERIFIER_TIMEOUT)
+"""Verdicts of draws whose answer is not known to be right; with every other one it is, whatever a filter then did."""
+
 
 @dataclass(frozen=True)
 class Judgement:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import schemathesis
@@ -25,8 +26,10 @@ from fem_core.browse.library import Library
 from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import mcnemar
+from fem_core.schemas import ATTEMPTS
 from fem_core.store import deletion, fork
 from fem_core.store.store import Store
+from tasks import prepare, sample, step
 
 HOME = "http://127.0.0.1:8765"
 TOKEN = "a-token-of-some-length"
@@ -185,8 +188,37 @@ def test_a_problem_through_time_marks_what_has_changed(client: TestClient, libra
     page = client.get(f"/runs/made/problems/{row.problem_id}").text
     assert "First solved in iteration 1, by a hinted prompt" in page
     assert "<del>1</del>" in page and "<ins>2</ins>" in page, "each text names its iteration"
-    swapped = client.get(f"/runs/made/problems/{row.problem_id}?old=3&new=1").text
+    swapped = client.get(f"/runs/made/problems/{row.problem_id}?old=2.attempts.1&new=1.attempts.1").text
     assert "<del>2</del>" in swapped and "<ins>1</ins>" in swapped
+    place = f"/runs/made/problems/{row.problem_id}"
+    assert [client.get(f"{place}?old={old}").status_code for old in ("3.attempts.0", "1.made.0", "1")] == [
+        404,
+        422,
+        422,
+    ]
+
+
+def test_a_problem_of_many_attempts_says_when_it_was_solved_and_shows_each(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, made_config(iterations=1, filter={"min_rationale_words": 50}))
+    made = made_config("many")
+    store.create_run(prepare.run_record("many", made))
+    train = store.manifest("runs/made/problems/train")
+    drawn = store.manifest("runs/made/iteration=001/attempts")
+    assert train is not None and drawn is not None
+    row = store.read_table(drawn).to_pylist()[0]
+    table = pa.Table.from_pylist([row | {"attempt": n, "text": f"draw {n}"} for n in range(300)], schema=ATTEMPTS)
+    todo = sample.work("many", made, 1, train, train)
+    file = store.write_table(todo.artifact, "part-00000.parquet", table, todo.key)
+    store.commit(todo.manifest([file], step.now(), stats={"draws": 300, "completion_tokens": 3600}))
+    library = Library(store.url, tmp_path / "cache")
+    client = TestClient(application(library), base_url=HOME)
+    assert "draw 299" in client.get(f"/runs/many/iterations/1/attempts/{row['problem_id']}/299").text
+    assert library.annotate("many", f"1.{row['problem_id']}.299", "good", "", "A. Reader").attempt == 299
+
+    page = client.get(f"/runs/made/problems/{row['problem_id']}").text
+    assert "First solved in iteration 1, by a plain prompt, and dropped as too short; none was kept so far." in page
+    library.close()
 
 
 def test_an_artifact_says_what_it_is_and_gives_code_that_reads_it(client: TestClient, library: Library) -> None:
@@ -232,7 +264,7 @@ def test_hostile_texts_are_shown_as_text(client: TestClient, library: Library) -
         client.get(address).text
         for address in (
             *("/runs", "/runs/hostile", place, f"{place}?text=%3Cscript%3E", f"{place}?label=%22%3E{SCRIPT}"),
-            *(f"/runs/hostile/problems/{problem}?old=0&new={n}" for n in range(1, len(TEXTS))),
+            *(f"/runs/hostile/problems/{problem}?old=1.attempts.0&new=1.attempts.{n}" for n in range(1, len(TEXTS))),
             *(f"{place}/{problem}/{n}" for n in range(len(TEXTS))),
             *("/artifacts/runs/hostile/problems/train", "/artifacts/runs/hostile/iteration=001/attempts"),
         )

@@ -80,7 +80,7 @@ def test_a_run_is_shown_from_its_list_to_one_attempt(library: Library, tmp_path:
     ]
     wrong = next(one for one in shown if one.verdict == "wrong_answer")
     assert wrong.reason == f"answered '0', wanted '{wrong.label}'" and wrong.question.startswith("What is ")
-    assert library.attempt("made", 1, wrong.position) == wrong
+    assert library.attempt("made", 1, wrong.problem_id, wrong.attempt) == wrong
     assert library.values("made", 1)["verdict"] == {"accepted": 10, "wrong_answer": 3}
     assert library.attempts("made", 2, kind="predictions").total == 4
 
@@ -240,7 +240,7 @@ def test_what_is_not_there_is_refused_in_a_sentence(library: Library) -> None:
         (lambda: library.attempts("made", 1, size=100_000), "100000 rows"),
         (lambda: library.attempts("made", 1, Filter(text="a " * 20)), "20 words"),
         (lambda: library.attempts("made", 1, Filter(annotation="fine")), "no annotation 'fine'"),
-        (lambda: library.attempt("made", 1, 13), "no row 13"),
+        (lambda: library.attempt("made", 1, "0" * 16, 13), "no attempt 13"),
         (lambda: library.problem("made", "0" * 16), "no such problem"),
         (lambda: library.artifact("runs/../../etc/passwd"), "names no artifact"),
         (lambda: library.artifact("/etc/passwd"), "names no artifact"),
