@@ -6,6 +6,7 @@ file that rots on the disk changes neither size nor time: only an audit of every
 """
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fem_core.digest import digest
@@ -21,16 +22,31 @@ def mark(store: Store, run: str) -> str:
     return digest([[path, one.bytes, repr(one.modified)] for path, one in kept])
 
 
-def held_before(store: Store, run: str, now: str, *, deep: bool) -> bool:
-    """Whether an audit as deep as this one has found that the run with this mark holds.
+@dataclass(frozen=True)
+class Held:
+    """What is kept of the last audit after which a run held."""
 
-    What was kept and cannot be made out counts as nothing kept.
-    """
+    mark: str
+    """The run's, at the time."""
+    deep: bool
+    """Whether deterministic steps were derived again."""
+    when: str
+    """ISO 8601, UTC."""
+
+
+def recall(store: Store, run: str) -> Held | None:
+    """What is kept of a run; None where nothing is, or it cannot be made out."""
     try:
         kept = json.loads(store.root.read(layout.audited(run)))
-        return bool(kept["mark"] == now and (kept["deep"] or not deep))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
+        return Held(str(kept["mark"]), bool(kept["deep"]), str(kept.get("when", "")))
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def held_before(store: Store, run: str, now: str, *, deep: bool) -> bool:
+    """Whether an audit as deep as this one has found that the run with this mark holds."""
+    kept = recall(store, run)
+    return kept is not None and kept.mark == now and (kept.deep or not deep)
 
 
 def remember(store: Store, run: str, now: str, *, deep: bool) -> None:

@@ -11,7 +11,7 @@ from fem_core.browse.rows import ArtifactPage
 from fem_core.report.listing import ArtifactLine
 from fem_core.report.summary import Row, Summary
 from fem_core.store import layout
-from fem_core.store.manifest import Manifest
+from fem_core.store.manifest import InputRef, Manifest
 
 _ORDER = (
     *(
@@ -144,13 +144,20 @@ def lineage(lines: Sequence[ArtifactLine], links: Links) -> Markup:
         boxes[manifest.artifact] = Box(
             manifest.artifact, (name, manifest.digest[:12]), column, row, links.artifact(manifest.artifact)
         )
+    digests = {line.manifest.artifact: line.manifest.digest for line in lines}
+
+    def here(ref: InputRef, run: str) -> str:
+        """An input, or what the run refers to it by: a fork's artifacts were made from its parent's."""
+        own = layout.moved(ref.artifact, run) if ref.artifact.startswith(f"{layout.RUNS}/") else ref.artifact
+        return own if digests.get(own) == ref.digest else ref.artifact
+
     arrows = [
-        (ref.artifact, line.manifest.artifact)
+        (here(ref, layout.run_of(line.manifest.artifact)), line.manifest.artifact)
         for line in lines
         for ref in line.manifest.inputs
-        if ref.artifact in boxes and line.manifest.kind != "report"
+        if line.manifest.kind != "report"
     ]
-    return graph("Lineage", list(boxes.values()), arrows)
+    return graph("Lineage", list(boxes.values()), [arrow for arrow in arrows if arrow[0] in boxes])
 
 
 def neighbours(page: ArtifactPage, links: Links) -> Markup:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from fem_core import annotations
 from fem_core.annotations import Annotation
+from fem_core.audit.changed import mark, recall
 from fem_core.audit.lineage import parse
 from fem_core.browse import one_problem, tables
 from fem_core.browse.filters import Filter, order, where
@@ -332,7 +333,7 @@ class Library:
         """
         everything = [manifest for record in self._records() for manifest in self.store.artifacts(record.name)]
         manifest = self._named(ref, everything)
-        inputs = tuple((one, self._input(one)) for one in manifest.inputs)
+        inputs = tuple((one, self._there(one)) for one in manifest.inputs)
         consumers = tuple(
             other
             for other in everything
@@ -341,7 +342,11 @@ class Library:
         )
         path = f"{reading.holder(manifest)}/{layout.COLLECTED}"
         collected = manifest.location is None and self.store.root.size(path) is not None
-        return ArtifactPage(manifest, inputs, consumers, collected)
+        run = layout.run_of(manifest.artifact)
+        held = recall(self.store, run)
+        return ArtifactPage(
+            manifest, inputs, consumers, collected, held, held is not None and held.mark != mark(self.store, run)
+        )
 
     def _records(self) -> list[RunRecord]:
         found = []
@@ -369,11 +374,16 @@ class Library:
             raise FemError(f"There is no artifact {path} in {self.store.url}. Look for it in its run's list.")
         return manifest
 
-    def _input(self, ref: InputRef) -> Manifest | None:
+    def _there(self, ref: InputRef) -> Manifest | None:
+        """What lies where an input lay."""
         try:
-            found = self.store.manifest(parse(ref.artifact))
+            return self.store.manifest(parse(ref.artifact))
         except FemError:  # a source outside of the store, or a manifest that cannot be read
             return None
+
+    def _input(self, ref: InputRef) -> Manifest | None:
+        """The input itself; None where it is not there any more."""
+        found = self._there(ref)
         return found if found is not None and found.digest == ref.digest else None
 
     # -- indexes ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class Pages:
         )
         self._templates.globals.update(links=links, store_url=store_url)
         self._templates.filters.update(
-            plain=marks.plain, found=marks.found, short=marks.shortened, bytes=_bytes, when=_when, figure=_figure
+            plain=marks.plain, found=marks.found, short=marks.shortened, bytes=_bytes, when=when, figure=_figure
         )
 
     def render(self, template: str, **values: Any) -> str:
@@ -40,9 +40,9 @@ def _bytes(size: int) -> str:
     return decimal(size)
 
 
-def _when(moment: str) -> str:
-    """ISO 8601 without what people do not read."""
-    return moment[:16].replace("T", " ")
+def when(moment: str) -> str:
+    """ISO 8601, UTC, without what people do not read."""
+    return f"{moment[:16].replace('T', ' ')} UTC" if moment else "at an unknown time"
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 from fem_core.browse import code, figures
 from fem_core.browse.library import Library
 from fem_core.browse.links import Links
-from fem_core.browse.pages import Pages
+from fem_core.browse.pages import Pages, when
 from fem_core.browse.rows import ArtifactPage
 from fem_core.errors import Corrupt
 from fem_core.store import layout
@@ -42,9 +42,10 @@ def router(library: Library, pages: Pages) -> APIRouter:
             reads=_reads(manifest, pages.links),
             graph=figures.neighbours(page, pages.links),
             checked=_checked(library, page) if check else None,
-            audit_hint="Nothing of it has been hashed for this page.",
+            audited=audited(page),
             size=sum(record.bytes for record in manifest.files),
-            code=code.snippets(library.store.url, manifest),
+            code=[] if page.collected else code.snippets(library.store.url, manifest),
+            tables_only=all(record.path.endswith(".parquet") for record in manifest.files),
             facts=_facts(manifest),
             json=to_json(manifest).decode(),
         )
@@ -56,10 +57,10 @@ def sentences(page: ArtifactPage) -> list[str]:
     """The manifest in words."""
     manifest = page.manifest
     rows = [record.rows for record in manifest.files if record.rows is not None]
-    what = f"{sum(rows):,} rows" if rows else "no tables"
+    what = f"{sum(rows):,} row{'s' if sum(rows) != 1 else ''}" if rows else "no tables"
     said = [
         f"{manifest.kind.capitalize()}, {_MADE.get(manifest.step.name, 'made')} in step {manifest.step.name} "
-        f"(version {manifest.step.version}), finished {manifest.finished[:16].replace('T', ' ')}: {what} in "
+        f"(version {manifest.step.version}), finished {when(manifest.finished)}: {what} in "
         f"{len(manifest.files)} file{'s' if len(manifest.files) != 1 else ''}."
     ]
     if manifest.source is not None:
@@ -73,6 +74,19 @@ def sentences(page: ArtifactPage) -> list[str]:
         changed = ", with changes that were not committed" if manifest.code.get("dirty") else ""
         said.append(f"Made by code at commit {str(commit)[:12]}{changed}.")
     return said
+
+
+def audited(page: ArtifactPage) -> str:
+    """What the recurring audit knows of its run."""
+    if page.held is None:
+        return "No recurring audit has found that the run holds, and nothing of this has been hashed for this page."
+    how = (
+        "every file hashed and verdicts, rationales and scores derived again" if page.held.deep else "every file hashed"
+    )
+    since = (
+        "Something of the run is new or another since then" if page.changed else "Nothing of the run has changed since"
+    )
+    return f"The recurring audit of {when(page.held.when)} found that the run holds, {how}. {since}."
 
 
 def _reads(manifest: Manifest, links: Links) -> str | None:

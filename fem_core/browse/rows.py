@@ -6,6 +6,7 @@ Contract: texts are what a model, a data set or a person wrote, unescaped; whoev
 from dataclasses import dataclass, field
 from typing import Any
 
+from fem_core.audit.changed import Held
 from fem_core.report.listing import ArtifactLine, RunLine
 from fem_core.report.signatures import Signature
 from fem_core.report.summary import Summary
@@ -135,8 +136,13 @@ class ArtifactPage:
 
     manifest: Manifest
     inputs: tuple[tuple[InputRef, Manifest | None], ...]
-    """What it was made from; no manifest where that lies outside the store, is gone or cannot be read."""
+    """What it was made from, and what is there now, perhaps with another digest; no manifest where that lies outside the
+    store, is gone or cannot be read."""
     consumers: tuple[Manifest, ...]
     """What was made from it in any run of the store, references of forks among it."""
     collected: bool
     """Whether ``fem gc`` has removed its files."""
+    held: Held | None
+    """The last recurring audit after which its run held."""
+    changed: bool
+    """Whether an object of the run is another since then."""

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,14 +16,17 @@ import pytest
 import schemathesis
 from hostile_run import MARK, SCRIPT, TEXTS, make_hostile_run
 from hypothesis import HealthCheck, given, settings
-from made_run import made_config, make_run
+from made_run import made_config, make_run, problems_of
 from schemathesis.checks import content_type_conformance, not_a_server_error, status_code_conformance
 from starlette.testclient import TestClient
 
-from fem_core.browse import side_by_side
+from fem_core.audit.changed import mark, remember
+from fem_core.audit.lineage import find
+from fem_core.browse import figures, side_by_side
 from fem_core.browse.alone import report
 from fem_core.browse.app import application, web
 from fem_core.browse.library import Library
+from fem_core.browse.links import Links
 from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import mcnemar
@@ -235,9 +239,35 @@ def test_an_artifact_says_what_it_is_and_gives_code_that_reads_it(client: TestCl
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
         assert said in done.stdout, done.stderr
 
-    assert "have the SHA-256" in client.get("/artifacts/made@2/rationales?check=true").text
+    assert "The file has the SHA-256" in client.get("/artifacts/made@2/rationales?check=true").text
     for ref in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "runs/made/run.json", "/etc/passwd", "runs/../secret/x"):
         assert client.get(f"/artifacts/{ref}").status_code == 404, ref
+
+
+def test_what_a_fork_refers_to_is_linked_in_its_lineage(library: Library) -> None:
+    drawn = str(figures.lineage(library.run("child").artifacts, Links()))
+    assert drawn.count('class="arrow"') == 3, "attempts to verdicts and rationales, and these to the checkpoint"
+
+
+def test_an_artifact_says_what_the_audit_knows_and_which_input_is_another_now(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    make_run(store, iterations=1)
+    library = Library(store.url, tmp_path / "cache")
+    client = TestClient(application(library), base_url=HOME)
+    assert "No recurring audit has found" in client.get("/artifacts/made@1/attempts").text
+    remember(store, "made", mark(store, "made"), deep=True)
+    said = client.get("/artifacts/made@1/attempts").text
+    assert "derived again. Nothing of the run has changed since" in said and "the store holds" not in said
+    assert "Read exactly this artifact" in said and "Read its tables" in client.get("/artifacts/made@1/checkpoint").text
+
+    train = find(store, "made@1/attempts").inputs[0].artifact
+    make_run(store, made_config("else", seed=9), iterations=1, make=lambda numbers: problems_of(range(20, 30)))
+    shutil.copy(*(tmp_path / "store" / f"{one}/_manifest.json" for one in ("runs/else/problems/train", train)))
+    fresh = TestClient(application(Library(store.url, tmp_path / "cache")), base_url=HOME)
+    said = fresh.get("/artifacts/made@1/attempts").text
+    assert "the store holds" in said and "Something of the run is new or another since then" in said
+    assert 'class="box broken"' in said
+    library.close()
 
 
 def test_a_damaged_artifact_is_said_not_to_hold(tmp_path: Path) -> None:
