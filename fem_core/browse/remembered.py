@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fem_core.errors import StoreAway
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest, RunRecord
 from fem_core.store.root import Root
@@ -54,7 +55,10 @@ class RememberingStore(Store):
 
 
 class Shared:
-    """Values that are made anew when they are older than ``_SHARED``; who asks meanwhile waits for the one being made."""
+    """Values that are made anew when they are older than ``_SHARED``; who asks meanwhile waits for the one being made.
+
+    A store that is away is shared as well: else each who waits would wait for it again, one after the other.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,14 +66,19 @@ class Shared:
         self._values: dict[object, tuple[float, Any]] = {}
 
     def get(self, of: object, make: Callable[[], Any]) -> Any:
-        """The value."""
+        """The value. Raises what ``make`` raises."""
         with self._lock:
             lock = self._locks.setdefault(of, threading.Lock())
         with lock:
             known = self._values.get(of)
             if known is None or time.monotonic() - known[0] >= _SHARED:
-                made = make()
+                try:
+                    made = make()
+                except StoreAway as error:
+                    made = error
                 known = self._values[of] = (time.monotonic(), made)
+            if isinstance(known[1], StoreAway):
+                raise StoreAway(str(known[1]))
             return known[1]
 
 

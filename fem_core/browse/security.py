@@ -7,8 +7,9 @@ files is answered without it. What writes must come from a page of this very ori
 
 import hmac
 import ipaddress
+import re
 import secrets
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -39,6 +40,17 @@ HEADERS = {
 _OPEN = (SIGN_IN, "/static/")
 _SHORTEST = 16
 """Characters of a token."""
+
+_MOST_BODY = 128 * 1024
+"""Bytes of a form: the longest comment has a third of that."""
+
+_INSIDE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,2000}")
+"""An address of this server. Browsers take ``//`` for the beginning of another one's, also with a backslash or a tab in it."""
+
+
+def inside(address: str) -> str:
+    """The address, if it is one of this server; else that of the runs."""
+    return address if _INSIDE.fullmatch(address) else "/runs"
 
 
 def is_loopback(host: str) -> bool:
@@ -111,10 +123,13 @@ class Guard:
             return PlainTextResponse(
                 "This was not sent from a page of this server. Open the page and send it there.", 403
             )
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _is_small(headers):
+            return PlainTextResponse(f"A form has at most {_MOST_BODY:,} bytes, and says how many.", 413)
         if self._token is None or path == _OPEN[0] or path.startswith(_OPEN[1]) or self._knows(headers):
             return None
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            return RedirectResponse(SIGN_IN, 303)
+            asked = scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"{SIGN_IN}?{urlencode({'to': quote(path) + (f'?{asked}' if asked else '')})}", 303)
         return PlainTextResponse(
             "A token is needed: sign in on /sign-in, or send it as Authorization: Bearer.",
             401,
@@ -135,6 +150,12 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_small(headers: Headers) -> bool:
+    """Whether a body is small, and says so: one that comes in chunks could go on for ever."""
+    length = headers.get("content-length", "")
+    return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= _MOST_BODY
 
 
 def _same_origin(headers: Headers, scheme: str, host: str) -> bool:

@@ -42,7 +42,7 @@ def browse(
 
     token = None
     if token_env is not None:
-        token = os.environ.get(token_env)
+        token = os.environ.get(token_env, "").strip()  # a file's last line feed is no part of it
         if not token:
             raise FemError(f"The variable {token_env} is not set. Put the token there, or leave --token-env out.")
     check_token(host, token)

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,8 +29,9 @@ from fem_core.browse.alone import report
 from fem_core.browse.app import application, web
 from fem_core.browse.library import Library
 from fem_core.browse.links import Links
+from fem_core.browse.remembered import Shared
 from fem_core.browse.security import HEADERS, check_token
-from fem_core.errors import FemError
+from fem_core.errors import FemError, StoreAway
 from fem_core.evaluate.paired import mcnemar
 from fem_core.schemas import ATTEMPTS
 from fem_core.store import deletion, fork
@@ -340,6 +343,32 @@ def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
     assert client.post("/runs/made/annotations").status_code == 403, "browsers say where a form comes from"
 
 
+def test_a_form_is_small_and_says_how_long_it_is(client: TestClient) -> None:
+    own = {"origin": HOME, "content-type": "application/x-www-form-urlencoded"}
+    for path in ("/runs/made/annotations", SIGN_IN):
+        assert client.post(path, content=b"token=" + b"x" * 200_000, headers=own).status_code == 413
+        assert client.post(path, content=iter([b"token=", b"x"]), headers=own).status_code == 413, "in chunks"
+        assert client.post(path, content=b"x=1", headers=own).status_code == 422
+
+
+def test_who_waits_for_a_store_that_is_away_waits_once() -> None:
+    shared, made, asked = Shared(), [], threading.Barrier(8)
+
+    def away() -> None:
+        made.append(1)
+        raise StoreAway("The store does not answer.")
+
+    def ask(_: int) -> str:
+        asked.wait()
+        with pytest.raises(StoreAway) as told:
+            shared.get("made", away)
+        return str(told.value)
+
+    with ThreadPoolExecutor(8) as readers:
+        assert set(readers.map(ask, range(8))) == {"The store does not answer."}
+    assert len(made) < 8
+
+
 def test_a_server_for_others_needs_its_token(library: Library) -> None:
     for host, token in (("0.0.0.0", None), ("192.168.1.2", None), ("127.0.0.1", "short"), ("::", None)):
         with pytest.raises(FemError):
@@ -349,7 +378,9 @@ def test_a_server_for_others_needs_its_token(library: Library) -> None:
 
     client = TestClient(application(library, TOKEN), base_url="http://reader.example", follow_redirects=False)
     html = {"accept": "text/html"}
-    assert client.get("/runs", headers=html).headers["location"] == SIGN_IN
+    wanted = client.get("/runs/made/iterations/1/attempts?text=a%26b", headers=html).headers["location"]
+    assert wanted == f"{SIGN_IN}?to=%2Fruns%2Fmade%2Fiterations%2F1%2Fattempts%3Ftext%3Da%2526b"
+    assert 'name="to" value="/runs/made/iterations/1/attempts?text=a%26b"' in client.get(wanted).text
     for address in ("/runs", "/openapi.json", "/runs/made/iterations/1/export", "/static/../runs"):
         assert client.get(address).status_code == 401, address
     assert client.get("/static/browse.css").status_code == 200
@@ -360,7 +391,16 @@ def test_a_server_for_others_needs_its_token(library: Library) -> None:
     assert client.post(SIGN_IN, data={"token": TOKEN}, headers={"origin": "http://evil.example"}).status_code == 403
     answer = client.post(SIGN_IN, data={"token": TOKEN}, headers=same)
     cookie = answer.headers["set-cookie"]
-    assert answer.status_code == 303 and TOKEN not in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert answer.status_code == 303 and TOKEN not in cookie and "HttpOnly" in cookie and "SameSite=lax" in cookie
+    for to, leads in (
+        ("/runs/made?a=b", "/runs/made?a=b"),
+        *(
+            (to, "/runs")
+            for to in ("//evil.example", "/\\evil.example", "/\t/evil.example", "https://evil.example", "")
+        ),
+    ):
+        answer = client.post(SIGN_IN, data={"token": TOKEN, "to": to}, headers=same)
+        assert answer.headers["location"] == leads, to
     assert client.get("/runs").status_code == 200, "signed in"
     assert (
         TestClient(application(library, TOKEN), base_url="http://reader.example", cookies=client.cookies)
