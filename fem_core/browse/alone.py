@@ -14,7 +14,6 @@ from fem_core.browse.links import NoLinks
 from fem_core.browse.pages import STATIC, Pages
 from fem_core.browse.routes_attempts import prompts_of
 from fem_core.browse.routes_runs import run_values
-from fem_core.browse.rows import RunPage
 
 
 def report(library: Library, run: str, attempts: int) -> str:
@@ -26,10 +25,10 @@ def report(library: Library, run: str, attempts: int) -> str:
     Raises:
         FemError: there is no such run, or a file does not hold.
     """
-    pages = Pages(library.store.url, NoLinks())
-    values = run_values(library, run, pages.links)
-    page: RunPage = values["page"]
+    page = library.run(run)
     drawn = [row.iteration for row in page.summary.rows if row.drawn] if attempts else []
+    pages = Pages(library.store.url, NoLinks(drawn))
+    values = run_values(library, run, pages.links)
     samples = [(k, library.attempts(run, k, size=attempts)) for k in drawn]
     style = (STATIC / "browse.css").read_text(encoding="utf-8")
     sha = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -71,7 +71,7 @@ def web(library: Library) -> tuple[FastAPI, Pages]:
                 told[410],
                 f"The run {run!r} is marked deleted, and fem gc has removed data of it. Its records stay.",
             )
-        status = 500 if isinstance(error, Corrupt) else 404
+        status = 500 if isinstance(error, Corrupt) else 404 if request.method == "GET" else 422
         return trouble(status, told[status], str(error))
 
     @app.exception_handler(StoreAway)
@@ -85,7 +85,8 @@ def web(library: Library) -> tuple[FastAPI, Pages]:
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> Response:
-        page = trouble(error.status_code, told[404], f"{error.detail}. Look for it among the runs.")
+        heading = told[404 if error.status_code == 404 else 422]
+        page = trouble(error.status_code, heading, f"{error.detail}. Start from the runs.")
         page.headers.update(error.headers or {})
         return page
 

@@ -22,6 +22,10 @@ Kind = Literal["attempts", "predictions", "predictions-exemplars"]
 Place = Annotated[str, Query(pattern=r"^[0-9]{1,6}\.(attempts|predictions|predictions-exemplars)\.[0-9]{1,10}$")]
 """``Attempt.place``."""
 Format = Literal["parquet", "jsonl"]
+Sort = Literal["position", "-position", "problem", "length", "-length", "logprob", "-logprob", "verdict"]
+"""``filters.SORTS``."""
+Said = Literal["good", "bad", "leaked", "any", "none"]
+"""``filters.ANNOTATIONS``."""
 
 
 def _none(value: Any) -> Any:
@@ -51,7 +55,7 @@ class Asked(BaseModel):
     min_leak: _Value = None
     max_leak: _Value = None
     text: _Text = None
-    annotation: _Name = None
+    annotation: Annotated[Said | None, _Empty] = None
 
     def filter(self) -> Filter:
         """The same for the library."""
@@ -63,7 +67,7 @@ class AskedAttempts(Asked):
     """A page of attempts."""
 
     kind: Kind = "attempts"
-    sort: Annotated[str, Field(max_length=30)] = "position"
+    sort: Sort = "position"
     page: Annotated[int, Field(ge=1, le=10_000_000)] = 1
 
 

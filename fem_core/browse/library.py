@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
 """Seconds to wait for a store that does not answer: somebody waits for the page."""
+
+_READERS = 16
+"""Manifests read side by side for the list of runs."""
 
 _ITERATIONS = 4
 """Read side by side for one problem."""
@@ -99,8 +102,25 @@ class Library:
 
     def runs(self) -> list[RunRow]:
         """All runs of the store, by name. One that cannot be read is there and says why."""
-        rows = self._shared.get(None, lambda: [self._row(line) for line in listing.runs(self.store)])
+        rows = self._shared.get(None, self._rows)
         return list(rows)
+
+    def _rows(self) -> list[RunRow]:
+        lines = listing.runs(self.store)
+        places = [
+            layout.iteration(line.name, k, kind)
+            for line in lines
+            if line.iterations is not None
+            for k in range((line.scored or 0) + 2)
+            for kind in ("scores", "rationales")[: 1 + (k > 0)]
+        ]
+        with ThreadPoolExecutor(_READERS) as readers:  # the rows find them remembered
+            list(readers.map(self._glance, places))
+        return [self._row(line) for line in lines]
+
+    def _glance(self, artifact: str) -> None:
+        with suppress(FemError):  # its row says why
+            self.store.manifest(artifact)
 
     def run(self, name: str) -> RunPage:
         """One run.

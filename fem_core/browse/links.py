@@ -4,6 +4,7 @@ Contract: an address is made of names that the store's references hold, each quo
 application; ``NoLinks`` is for a page that stands alone, where nothing leads away.
 """
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -44,9 +45,16 @@ class Links:
 
 
 class NoLinks(Links):
-    """A page on its own: iterations are below on it, and nothing else can be reached."""
+    """A page on its own: some iterations are below on it, and nothing else can be reached."""
 
     live = False
+
+    def __init__(self, below: Collection[int]) -> None:
+        """
+        Args:
+            below: iterations whose attempts are shown.
+        """
+        self._below = below
 
     def runs(self) -> str | None:
         """Nowhere."""
@@ -58,7 +66,7 @@ class NoLinks(Links):
 
     def attempts(self, run: str, iteration: int, **chosen: Any) -> str | None:
         """Further down."""
-        return f"#iteration-{iteration}"
+        return f"#iteration-{iteration}" if iteration in self._below else None
 
     def attempt(self, run: str, iteration: int, problem: str, attempt: int, **chosen: Any) -> str | None:
         """Nowhere."""

@@ -17,9 +17,14 @@ LONGEST = 20_000
 _WORDS = 3_000
 """Words of two texts that are compared word by word; longer ones line by line."""
 
+_AROUND = 300
+"""Characters before and after a word that is found far down."""
+
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+"""What Unicode lets a renderer ignore, but for the two selectors that emoji have."""
 
 
 def plain(text: str) -> Markup:
@@ -72,6 +77,15 @@ def difference(old: str, new: str) -> tuple[Markup, Markup]:
 def shortened(text: str, longest: int = LONGEST) -> str:
     """The beginning of a long text."""
     return text if len(text) <= longest else text[:longest]
+
+
+def beyond(text: str, words: Sequence[str], longest: int = LONGEST) -> str:
+    """The passage around the first of these words that only the rest of a long text holds; empty where none is."""
+    for word in words:
+        sought = re.compile(re.escape(word), re.IGNORECASE)
+        if not sought.search(text[:longest]) and (match := sought.search(text)):
+            return text[max(match.start() - _AROUND, 0) : match.end() + _AROUND]
+    return ""
 
 
 def _marked(text: str, spans: Iterable[re.Match[str]], mark: Callable[[str], Markup]) -> Markup:

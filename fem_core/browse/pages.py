@@ -26,7 +26,13 @@ class Pages:
         )
         self._templates.globals.update(links=links, store_url=store_url)
         self._templates.filters.update(
-            plain=marks.plain, found=marks.found, short=marks.shortened, bytes=_bytes, when=when, figure=_figure
+            plain=marks.plain,
+            found=marks.found,
+            short=marks.shortened,
+            beyond=marks.beyond,
+            bytes=_bytes,
+            when=when,
+            figure=_figure,
         )
 
     def render(self, template: str, **values: Any) -> str:

@@ -48,6 +48,13 @@ SORTS = (
 )
 """Orders of the library, in words."""
 
+NAMES = {
+    "attempts": ("attempt", "attempts"),
+    "predictions": ("prediction", "predictions"),
+    "predictions-exemplars": ("prediction with exemplars", "predictions with exemplars"),
+}
+"""One and several of a kind, in words."""
+
 
 def router(library: Library, pages: Pages) -> APIRouter:
     """The routes."""
@@ -63,8 +70,9 @@ def router(library: Library, pages: Pages) -> APIRouter:
         values = asked.model_dump(exclude_none=True, exclude_defaults=True)
 
         def turned(by: int) -> str | None:
-            there = 1 <= found.page + by <= found.pages
-            return pages.links.attempts(run, iteration, **(values | {"page": found.page + by})) if there else None
+            page = min(found.page + by, found.pages)  # an address may name a page after the last
+            there = page >= 1 and page != found.page
+            return pages.links.attempts(run, iteration, **(values | {"page": page})) if there else None
 
         there = library.values(run, iteration, asked.kind)
         narrow = chosen.__dict__.items()
@@ -74,6 +82,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             iteration=iteration,
             beside=[k for k in (iteration - 1, iteration + 1) if _is_there(library, run, k, asked.kind)],
             kind=asked.kind,
+            named=NAMES[asked.kind],
             chosen=asked,
             sort=asked.sort,
             sorts=SORTS,

@@ -81,7 +81,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             names=names,
             charts=figures.overlaid({page.record.name: page.summary for page in found}),
             pairs=side_by_side.paired(library.store, found),
-            fields=side_by_side.fields([page.record.config for page in found]),
+            fields=side_by_side.fields(found),
         )
 
     return routes
@@ -112,7 +112,9 @@ def run_values(library: Library, run: str, links: Links) -> dict[str, Any]:
             for i, one in enumerate(figures.levels(page.summary))
         ],
         "graph": figures.lineage(page.artifacts, links),
+        "model": str(page.record.places.get("model.source", "")),
         "config": yaml.safe_dump(page.record.config, sort_keys=False, allow_unicode=True),
+        "places": yaml.safe_dump(page.record.places, sort_keys=False, allow_unicode=True),
     }
 
 

@@ -20,6 +20,9 @@ MOST = 8
 
 _LONGEST = 300
 
+_WHERE = ("name", "store", "s3")
+_CONTENT = ("model", "problems/train", "problems/test")
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -44,12 +47,26 @@ class Paired:
     """The same, adjusted for the number of pairs."""
 
 
-def fields(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Fields that are not the same in all configurations, with the value in each."""
-    flat = [dict(_leaves(config, "")) for config in configs]
-    names = sorted(set().union(*flat))
-    rows = [(name, [one.get(name, "(absent)") for one in flat]) for name in names]
+def fields(pages: Sequence[RunPage]) -> list[tuple[str, list[str]]]:
+    """What is not the same in all runs, with the value in each: fields of the configuration with those that are in no
+    digest, then the digests of base model and problems, which say whether the same name means the same."""
+    configs = [dict(_leaves(page.record.config, "")) | _places(page) for page in pages]
+    contents = [
+        {f"{line.name} (digest)": line.manifest.digest[:12] for line in page.artifacts if line.name in _CONTENT}
+        for page in pages
+    ]
+    return [row for flat in (configs, contents) for row in _different(flat)]
+
+
+def _different(flat: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    rows = [(name, [one.get(name, "(absent)") for one in flat]) for name in sorted(set().union(*flat))]
     return [(name, [_short(value) for value in values]) for name, values in rows if len(set(values)) > 1]
+
+
+def _places(page: RunPage) -> dict[str, str]:
+    """Fields that are in no digest, but for those that say where a run is rather than what it does."""
+    found = {name: value for name, value in page.record.places.items() if name.partition(".")[0] not in _WHERE}
+    return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in found.items()}
 
 
 def paired(store: Store, pages: Sequence[RunPage]) -> list[Paired]:

@@ -118,6 +118,7 @@ def test_the_runs_are_filtered_sorted_and_compared(client: TestClient) -> None:
     assert re.findall(r'name="run" value="(\w+)"', client.get("/runs?text=oth&state=finished").text) == ["other"]
     assert "No run is like this" in client.get("/runs?scheme=pps").text
 
+    assert "train.learning_rate" not in text(client.get("/compare?run=made&run=given").text)
     page = text(client.get("/compare?run=made&run=other").text)
     assert "train.learning_rate" in page and "3e-05" in page and "sample.temperature" not in page
     assert "made → other 2 4" in page, "the last iteration that both have scored, and its problems"
@@ -125,6 +126,25 @@ def test_the_runs_are_filtered_sorted_and_compared(client: TestClient) -> None:
     assert "made → hostile they share no test problem" in three
     assert client.get("/compare?run=made").status_code == 404
     assert client.get("/compare?" + "&".join(f"run=r{n}" for n in range(9))).status_code == 422
+
+
+def test_a_comparison_names_base_models_and_sizes_that_are_in_no_digest(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    for name in ("one", "two"):
+        make_run(store, made_config(name, model={"source": f"models/{name}"}), iterations=1)
+    config = made_config("three", train={"micro_batch_size": 2})
+    make_run(store, config, iterations=1, make=lambda numbers: problems_of(range(numbers.start, numbers.stop - 1)))
+    library = Library(store.url, tmp_path / "cache")
+    client = TestClient(application(library), base_url=HOME)
+    page = text(client.get("/compare?run=one&run=two").text)
+    assert (
+        "model.source &#34;models/one&#34; &#34;models/two&#34;" in page
+        and "store" not in page.partition("Configuration")[2]
+    )
+    assert "models/one" in client.get("/runs/one").text, "the run says it, too"
+    page = text(client.get("/compare?run=one&run=three").text)
+    assert "train.micro_batch_size 8 2" in page and "problems/train (digest)" in page
+    library.close()
 
 
 def test_the_paired_test_is_that_of_the_shared_problems(library: Library) -> None:
@@ -175,7 +195,15 @@ def test_attempts_are_filtered_searched_and_paged(client: TestClient) -> None:
     for query in ("min_length=x", "page=0", "page=x", "min_leak=nan", "kind=checkpoint", f"text={'x' * 501}"):
         answer = client.get(f"{place}?{query}")
         assert answer.status_code == 422 and "This cannot be asked" in answer.text, query
-    assert client.get(f"{place}?sort=nonsense").status_code == 404
+    for query in ("sort=nonsense", "annotation=fine"):
+        assert client.get(f"{place}?{query}").status_code == 422
+    assert "1 attempt. Take" in text(client.get(f"{place}?label=7").text)
+    after = client.get(f"{place}?page=9&verdict=accepted").text
+    assert "There is no such page." in after and f"{place}?verdict=accepted&amp;page=1" in after
+    assert "Predictions of iteration 1" in client.get(f"{place}?kind=predictions").text
+    for method, path in (("DELETE", "/runs"), ("PUT", place)):
+        answer = client.request(method, path, headers={"origin": HOME, "content-length": "0"})
+        assert answer.status_code == 405 and "Method Not Allowed. Start from the runs." in answer.text
 
 
 def test_the_export_is_what_the_filter_shows(client: TestClient) -> None:
@@ -266,11 +294,12 @@ def test_an_artifact_says_what_the_audit_knows_and_which_input_is_another_now(tm
     train = find(store, "made@1/attempts").inputs[0].artifact
     make_run(store, made_config("else", seed=9), iterations=1, make=lambda numbers: problems_of(range(20, 30)))
     shutil.copy(*(tmp_path / "store" / f"{one}/_manifest.json" for one in ("runs/else/problems/train", train)))
-    fresh = TestClient(application(Library(store.url, tmp_path / "cache")), base_url=HOME)
-    said = fresh.get("/artifacts/made@1/attempts").text
+    fresh = Library(store.url, tmp_path / "cache")
+    said = TestClient(application(fresh), base_url=HOME).get("/artifacts/made@1/attempts").text
     assert "the store holds" in said and "Something of the run is new or another since then" in said
     assert 'class="box broken"' in said
     library.close()
+    fresh.close()
 
 
 def test_a_damaged_artifact_is_said_not_to_hold(tmp_path: Path) -> None:
@@ -330,7 +359,7 @@ def test_a_reader_annotates_an_attempt_and_finds_it_again(tmp_path: Path) -> Non
     assert "filter.annotations=made@1" in client.get("/runs/made").text
     for change in ({"value": "fine"}, {"attempt": "1.0123456789abcdef.0"}, {"author": " "}):
         answer = client.post("/runs/made/annotations", data=said | change, headers={"origin": HOME})
-        assert answer.status_code == 404 and "Traceback" not in answer.text, change
+        assert answer.status_code == 422 and "Not here" not in answer.text, change
     library.close()
 
 
@@ -417,6 +446,8 @@ def test_a_report_stands_alone(library: Library) -> None:
     ids = {attributes.get("id") for _, attributes in page.tags}
     assert page.links and all(link.startswith("#") and link[1:] in ids for link in page.links)
     assert html.count("<article") == 10 and "default-src 'none'; style-src 'sha256-" in html
+    none = report(library, "made", 0)
+    assert "<article" not in none and Page(none).links == ["#main"], "nothing below to lead to"
 
 
 def test_any_request_gets_an_answer_that_the_openapi_describes(library: Library) -> None:

@@ -18,12 +18,18 @@ def test_markup_is_escaped_and_hidden_characters_are_named() -> None:
     assert shown.startswith("&lt;b&gt;<span") and shown.endswith("&lt;/b&gt;\n\tend")
     assert "\x1b" not in shown and "\u202e" not in shown and "\x00" not in shown and "\u200b" not in shown
     assert "right-to-left override" in shown and ">␛</span>[31m" in shown and ">␀</span>" in shown
+    for hidden in ("\u3164", "\ufe01", "\U000e0155", "\u2066"):
+        assert hidden not in marks.plain(f"a{hidden}b"), "selectors can carry a text that nobody sees"
+    assert marks.plain("✔\ufe0f é 한글") == "✔\ufe0f é 한글"
 
 
 def test_words_are_marked_whatever_their_case_and_never_as_a_pattern() -> None:
     assert marks.found("The Sum (of) <two>", ("sum", "<TWO>")) == ("The <mark>Sum</mark> (of) <mark>&lt;two&gt;</mark>")
     assert marks.found("a.c abc (", (".", "(")) == "a<mark>.</mark>c abc <mark>(</mark>"
     assert marks.found("<x>", ()) == "&lt;x&gt;"
+    far = "so " * 10_000 + "the Needle <lies>" + " on" * 500
+    later = marks.beyond(far, ("so", "needle"))
+    assert "the Needle <lies>" in later and len(later) < 1000 and marks.beyond(far, ("so",)) == ""
 
 
 def test_a_difference_marks_what_only_one_side_has() -> None:
