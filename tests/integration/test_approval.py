@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from prefect.input.actions import adelete_flow_run_input
 from prefect.states import AwaitingRetry
 from prefect.testing.utilities import prefect_test_harness
 
-from fem_core.store import layout
+from fem_core.store import layout, lease
 from fem_core.store.lease import Lease, LeaseLost, Taken, only_process
 from fem_core.store.store import Store
 from flows import approval
@@ -29,7 +30,7 @@ from tasks import step
 
 CRASH = "the process dies here"
 
-LEASE = 4.0
+LEASE = 2.0
 """Seconds that a lease outlives its holder, in place of three minutes."""
 
 
@@ -155,21 +156,27 @@ def test_a_retried_run_waits_until_another_machines_lease_has_run_out(
     """A new flow run is refused while the other machine renews its lease; a retried one waits until that falls silent."""
     caplog.set_level(logging.INFO)
     monkeypatch.setitem(Lease.__init__.__kwdefaults__, "seconds", LEASE)  # type: ignore[arg-type]
-    other, dies, begun = Lease(run.store, run.name, "another machine"), threading.Event(), list[str]()
+    other, works, begun = Lease(run.store, run.name, "another machine", seconds=600), [True], list[str]()
 
-    def works() -> None:
-        while not dies.wait(LEASE / 10):
+    def look(seconds: float) -> None:
+        if works:
             other.renew()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=look, monotonic=time.monotonic, time=time.time))
 
     async def body() -> None:
         try:
             async with leased(run):
+                with pytest.raises(LeaseLost):
+                    other.renew()
                 begun.append("leased")
         except Taken:
             begun.append("refused")
             raise
 
     async def sequence() -> None:
+        other.acquire()
         asks, id_ = await deployed(body)
         assert await process(asks, id_) == "Failed" and begun == ["refused"]
         await retry(id_)
@@ -177,17 +184,8 @@ def test_a_retried_run_waits_until_another_machines_lease_has_run_out(
         while "waiting for it" not in caplog.text:
             assert not waiting.done()
             await asyncio.sleep(0.1)
-        dies.set()
+        works.clear()
         assert await waiting == "Completed" and begun == ["refused", "leased"]
 
-    other.acquire()
-    machine = threading.Thread(target=works)
-    machine.start()
-    try:
-        asyncio.run(sequence())
-    finally:
-        dies.set()
-        machine.join()
+    asyncio.run(sequence())
     assert f"waiting for a sign of it, {LEASE:.0f} s at most" in caplog.text
-    with pytest.raises(LeaseLost):
-        other.renew()
