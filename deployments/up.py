@@ -158,7 +158,7 @@ def up(here: Installation) -> None:
 
 def server_command(host: str, port: int) -> list[str]:
     """What starts a Prefect server; deployments/containers has the same."""
-    return [*_PREFECT, "server", "start", "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "deployments.server", "start", "--host", host, "--port", str(port)]
 
 
 def worker_command() -> list[str]:
