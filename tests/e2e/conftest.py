@@ -1,4 +1,4 @@
-"""A real Prefect server for the whole path, and one run that was killed, continued and finished."""
+"""A real Prefect server for the whole path, a tiny model, and one run that was killed, continued and finished."""
 
 import os
 import socket
@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from place import Workplace, children_of, digests, until, workplace
 
+from benchmarks.tiny_model import answering_llama, letters
+from fem_core.model import default_cache
+from fem_core.packaged_model import packaged_model
 from fem_core.store.root import TEMPORARY
 
 
@@ -57,6 +60,14 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
             assert server.poll() is None, log.read_text()[-2000:]
             time.sleep(0.5)
     raise AssertionError(f"the Prefect server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``letters.jsonl`` and a model of a few hundred kilobytes that solves two thirds of it."""
+    folder = tmp_path_factory.mktemp("taught")
+    answering_llama(packaged_model(default_cache()), folder / "model", letters(folder, 40))
+    return folder
 
 
 @pytest.fixture(scope="session")

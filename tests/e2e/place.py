@@ -90,6 +90,38 @@ def workplace(folder: Path, api: str, **changes: Any) -> Workplace:
     return Workplace(folder, api)
 
 
+def small(folder: Path, api: str, taught: Path, **changes: Any) -> Workplace:
+    """A run of half a minute with a model that draws at once; how long it trains is what ``epochs`` say.
+
+    Args:
+        taught: the fixture of that name.
+        changes: by section; ``train`` keeps what it does not name.
+    """
+    config: dict[str, Any] = {
+        "iterations": 1,
+        "store": "./fem-store",
+        "problems": {
+            "source": "table",
+            "path": str(taught / "letters.jsonl"),
+            "answer_kind": "choice",
+            "choices": "choices",
+            "test": 8,
+        },
+        "model": {"source": str(taught / "model")},
+        "scheme": {"name": "rs", "budget": 3},
+        "sample": {
+            "max_tokens": 32,
+            "problems_per_part": 4,
+            "engine": {"dtype": "float32", "kv_cache_gib": 0.5, "max_num_seqs": 1},
+        },
+        "train": {"batch_size": 4, "micro_batch_size": 4, "precision": "fp32", **changes.pop("train", {})},
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "demo.yaml").write_text(yaml.safe_dump(config))
+    return Workplace(folder, api)
+
+
 def children_of(pid: int, marker: str) -> list[psutil.Process]:
     """Descendants whose command line holds the marker."""
     try:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from place import Workplace, digests, until, workplace
+from place import Workplace, digests, small, until
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +68,8 @@ def test_the_run_of_two_lives_audits_green(place: Workplace, finished: str) -> N
     assert audited.returncode == 0, audited.stdout + audited.stderr
 
 
-def test_another_machine_leaves_a_run_that_is_worked_on(tmp_path: Path, prefect_server: str) -> None:
-    place = workplace(tmp_path / "one", prefect_server, iterations=1)
+def test_another_machine_leaves_a_run_that_is_worked_on(tmp_path: Path, prefect_server: str, taught: Path) -> None:
+    place = small(tmp_path / "one", prefect_server, taught, train={"epochs": 200})
     command, options = place.command("run", "demo.yaml")
     lease = {**options["env"], "FEM_LEASE_SECONDS": "12"}
     with (tmp_path / "first.txt").open("w") as log:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from place import ROOT, Workplace, ask, children_of, digests, until, workplace
+from place import ROOT, Workplace, ask, children_of, digests, small, until, workplace
 
 pytestmark = pytest.mark.slow
 
@@ -205,8 +205,10 @@ def test_star_survives_a_killed_engine_and_a_killed_trainer(tmp_path: Path, pref
     assert max(task["run_count"] for task in kinds) >= 2, "the trainer's task should have been tried again"
 
 
-def test_a_stopped_run_leaves_no_process_and_says_how_to_go_on(tmp_path: Path, prefect_server: str) -> None:
-    place = workplace(tmp_path, prefect_server, iterations=1)
+def test_a_stopped_run_leaves_no_process_and_says_how_to_go_on(
+    tmp_path: Path, prefect_server: str, taught: Path
+) -> None:
+    place = small(tmp_path, prefect_server, taught, train={"epochs": 200})
     process = place.start("run", "demo.yaml")
     family = until(lambda: children_of(process.pid, "fem_core.sample.host"), 120, "the engine host")
     until(lambda: list((place.run_dir / "iteration=001").rglob("part-*.parquet")), 200, "a first part")
