@@ -26,13 +26,13 @@ pytestmark = pytest.mark.slow
 COMPOSE = yaml.safe_load((ROOT / "deployments" / "containers" / "compose.yaml").read_text())
 PASSWORD = "only-for-this-test"
 BERLIN = ZoneInfo("Europe/Berlin")
-MINUTELY = """
+OFTEN = """
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 from flows.audit import audit
 
 RunnerDeployment.from_flow(
-    audit, "minutely", cron="* * * * *", work_pool_name="fem", entrypoint_type=EntrypointType.MODULE_PATH
+    audit, "often", cron="* * * * * */10", work_pool_name="fem", entrypoint_type=EntrypointType.MODULE_PATH
 ).apply()
 """
 
@@ -131,9 +131,9 @@ def test_a_deployment_runs_and_a_schedule_fires_on_a_server_with_postgresql(data
         planned = until(lambda: ask(api, "/flow_runs/filter", asked), 90, "a night's audit")
         times = {datetime.fromisoformat(one["expected_start_time"]).astimezone(BERLIN).time() for one in planned}
         assert times == {time(3, 30)} and all(one["auto_scheduled"] for one in planned)
-        subprocess.run([sys.executable, "-c", MINUTELY], env=env, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", OFTEN], env=env, cwd=ROOT, check=True, capture_output=True)
         fired = {
-            "deployments": {"name": {"any_": ["minutely"]}},
+            "deployments": {"name": {"any_": ["often"]}},
             "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
         }
         (first, *_) = until(lambda: ask(api, "/flow_runs/filter", fired), 180, "a firing")
