@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from place import Workplace, children_of, digests, until, workplace
 
 from benchmarks.tiny_model import answering_llama, letters
+from deployments.up import server_command
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
 from fem_core.store.root import TEMPORARY
@@ -26,16 +26,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("prefect")
     env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    command = [
-        str(Path(sys.executable).with_name("prefect")),
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
     with (home / "server.log").open("wb") as log:
+        command = server_command("127.0.0.1", port)
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/api"
     try:
