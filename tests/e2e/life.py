@@ -22,13 +22,14 @@ import psutil
 from place import ROOT
 
 from benchmarks.tiny_model import answering_llama, letters
+from deployments.up import server_command
 from fem_core.model import default_cache
 from fem_core.packaged_model import packaged_model
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 FEM = str(Path(sys.executable).with_name("fem"))
 ENGINE, TRAINER = "fem_core.sample.host", "fem_core.train.sft"
-POOL, DEPLOYMENT = "here", "life"
+POOL, DEPLOYMENT, DEVICE = "here", "life", "the-only-one"
 
 LOW = "a team's own: little is used"
 
@@ -58,6 +59,7 @@ async def prepare():
     async with get_client() as client:
         await server.work_pool(client, {POOL!r}, "process", Path("."))
         await server.zombies(client)
+        await server.device(client, {DEVICE!r})
         await client.create_automation(LOW)
 
 asyncio.run(prepare())
@@ -95,7 +97,11 @@ class Life:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "FEM_CACHE": str(self.folder / "cache"),
+            "FEM_DEVICE": "",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             **self.environment,
         }
@@ -109,9 +115,7 @@ class Life:
 
     def start_server(self) -> None:
         """Start the server, or start it again on the same database."""
-        self.server = self.start(
-            "server", PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-ui"
-        )
+        self.server = self.start("server", *server_command("127.0.0.1", self.port), "--no-ui")
         until(self.healthy, 240, "a server")
 
     def healthy(self) -> bool:
@@ -145,11 +149,15 @@ class Life:
                     raise
             time.sleep(1)
 
-    def run(self, name: str, **parameters: Any) -> str:
-        """What "Run" in the UI does: a flow run of the deployment; its id."""
+    def run(self, name: str, variables: dict[str, Any] | None = None, **parameters: Any) -> str:
+        """What "Run" in the UI does: a flow run of the deployment; its id.
+
+        Args:
+            variables: of the job; the UI's form has them, too.
+        """
         deployment = self.ask(f"/deployments/name/fem/{DEPLOYMENT}", method="GET")
-        made = self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters, "name": name})
-        return str(made["id"])
+        body = {"parameters": parameters, "name": name, "job_variables": variables or {}}
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
 
     def state(self, run: str) -> str:
         """As the UI shows it."""
@@ -230,6 +238,10 @@ def install(folder: Path) -> Life:
     questions = letters(folder, 40)
     answering_llama(packaged_model(default_cache()), folder / "model", questions)
     return Life(folder, port)
+
+
+ON_DEVICE = {"env": {"FEM_DEVICE": DEVICE}}
+"""Variables of a job on the device."""
 
 
 def config_of(life: Life, name: str, **changes: Any) -> dict[str, Any]:

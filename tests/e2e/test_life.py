@@ -6,23 +6,31 @@ the UI is done through its API. Each test says which rows of the table it does.
 
 import asyncio
 import contextlib
+import json
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-from life import DEPLOY, ENGINE, FEM, LOW, TRAINER, Life, config_of, install, until
+from life import DEPLOY, DEVICE, ENGINE, FEM, LOW, ON_DEVICE, POOL, TRAINER, Life, config_of, install, until
 from made_run import made_config
 from place import digests, speaking_to
 from prefect import flow
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.s3 import BUCKET, S3Server
+from fem_core.config_files import parse_config
 from fem_core.store.store import Store
-from flows import worker
+from flows import device, worker
+from flows.commands.deploy import Overlap, deployment_of
 from flows.server import ZOMBIES
 from tasks import metrics, step
 
@@ -34,6 +42,9 @@ WAIT = 240.0
 
 SOON = 45.0
 """Seconds that processes have to end: 30, and what it takes to look."""
+
+QUICK: dict[str, Any] = {"iterations": 0, "scheme": {"name": "none"}}
+"""A configuration that only scores the base model."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +82,26 @@ def retry(life: Life, run: str) -> None:
         return shown == "Running"
 
     until(runs, WAIT, f"a retry of a run that is {life.state(run)}")
+
+
+def asked(life: Life, run: str) -> str:
+    """What a run asks that is suspended; its processes have ended."""
+    reaches(life, run, "Suspended")
+    until(lambda: not life.working(), SOON, "the end of all processes")
+    keyset = life.ask(f"/flow_runs/{run}", method="GET")["state"]["state_details"]["run_input_keyset"]
+    return str(life.ask(f"/flow_runs/{run}/input/{keyset['description']}", method="GET"))
+
+
+def rare(life: Life) -> dict[str, Any]:
+    """Problems of which the model solves one in 32: too few to train on without being asked."""
+    rows = [json.loads(line) for line in (life.folder / "letters.jsonl").read_text().splitlines()]
+    for name, part in (
+        ("rare", [row | {"answer": "B" if n else "A"} for n, row in enumerate(rows[:32])]),
+        ("test", rows[32:]),
+    ):
+        (life.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    shape = {"source": "table", "answer_kind": "choice", "choices": "choices"}
+    return shape | {"path": str(life.folder / "rare.jsonl"), "test_path": str(life.folder / "test.jsonl")}
 
 
 def committed(folder: Path) -> dict[str, str]:
@@ -149,12 +180,13 @@ def test_a_run_without_a_worker_is_heard_and_ends_when_it_is_cancelled(life: Lif
 
 
 def test_what_one_click_brings_back(life: Life) -> None:
-    """A step raises, the flow's process is killed, cancelled, paused; then the machine goes, and only the store helps."""
+    """A step raises, the run asks a person, the flow's process is killed, cancelled, asks again; then the machine goes, and
+    only the store helps."""
     folder = life.folder / "store/runs/clicks"
     obstacle = folder / "iteration=001/verdicts"
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("a file where a folder should be")
-    run = life.run("clicks", config=config_of(life, "clicks"), pause_after=[1])
+    run = life.run("clicks", config=config_of(life, "clicks", problems=rare(life)), pause_after=[1], hold=True)
 
     reaches(life, run, "Failed")
     state = life.ask(f"/flow_runs/{run}", method="GET")["state"]
@@ -165,6 +197,11 @@ def test_what_one_click_brings_back(life: Life) -> None:
 
     until(lambda: not life.working(), WAIT, "the end of all processes")
     retry(life, run)
+    said = asked(life, run)
+    assert "about to train iteration 1. Its utilization is 3.12 %, below 5 %. Go on all the same?" in said
+    kept(before, folder)
+    before = committed(folder)
+    life.ask(f"/flow_runs/{run}/resume")
     until(lambda: life.children(TRAINER), WAIT, "a trainer")
     life.kill(*life.flow())
     reaches(life, run, "Crashed")
@@ -181,18 +218,18 @@ def test_what_one_click_brings_back(life: Life) -> None:
     before = committed(folder)
 
     retry(life, run)
-    reaches(life, run, "Suspended")
-    until(lambda: not life.working(), SOON, "the end of all processes")
+    said = asked(life, run)
     kept(before, folder)
     before = committed(folder)
     assert "iteration=001/scores/_manifest.json" in before
-    keyset = life.ask(f"/flow_runs/{run}", method="GET")["state"]["state_details"]["run_input_keyset"]
-    said = life.ask(f"/flow_runs/{run}/input/{keyset['description']}", method="GET")
     assert "Go on with iteration 2?" in said and "| accepted | plain | Which of these letters comes first" in said
     life.ask(f"/flow_runs/{run}/resume", {"run_input": {"note": "they read well"}})
     until(lambda: "Running" in life.tasks(run).get("sample · 2", []), WAIT, "sample · 2")
     until(lambda: any("approved: they read well" in line for line in life.logs(run)), WAIT, "the note in the log")
     assert life.state(run) == "Running"
+    assert life.ask(f"/flow_runs/{run}/input/hold-1-approved", method="GET") is True
+    stops = life.ask("/events/filter", {"filter": {"event": {"name": [worker.STOPPED]}}})["events"]
+    assert [one["resource"]["prefect.resource.id"] for one in stops] == [f"prefect.flow-run.{run}"] * 2
 
     assert life.server is not None
     life.kill_worker()
@@ -215,20 +252,69 @@ def test_what_one_click_brings_back(life: Life) -> None:
     life.start_worker()
 
 
-def test_what_nobody_is_there_to_tell(life: Life) -> None:
-    """Worker and flow are killed; the store is away for a minute, while the automation notices."""
-    quick = {"iterations": 0, "scheme": {"name": "none"}}
+def test_a_schedule_that_fires_while_a_run_is_unfinished_waits_or_is_skipped(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `fem deploy --overlap` says. The runs wait for a device, so that none starts an engine."""
+    monkeypatch.setenv(device.DEVICE, DEVICE)
+    config = parse_config(config_of(life, "unnamed", **QUICK))
+    with at_work(life) as has_it:
+        until(has_it.is_set, WAIT, "a run on the device")
+        for overlap in ("queue", "skip"):
+            made = deployment_of(config, overlap, "* * * * * */15", "UTC", overlap, POOL)
+            made.job_variables = ON_DEVICE
+            made.apply()
+
+        def unfinished(overlap: Overlap) -> set[str]:
+            found = fired(life, overlap, "Pending", "Running")
+            assert len(found) <= 1
+            return set(found)
+
+        def second(overlap: Overlap, name: str) -> list[str]:
+            return fired(life, overlap, name) if unfinished(overlap) else []
+
+        until(lambda: second("queue", "AwaitingConcurrencySlot"), WAIT, "a run that waits")
+        skipped = until(lambda: second("skip", "Cancelled"), WAIT, "a run that is skipped")
+        state = life.ask(f"/flow_runs/{skipped[0]}", method="GET")["state"]
+        assert state["message"] == "Deployment concurrency limit reached."
+        for overlap in ("queue", "skip"):
+            made = life.ask(f"/deployments/name/fem/{overlap}", method="GET")
+            life.ask(f"/deployments/{made['id']}/pause_deployment")
+
+        (first,) = until(lambda: fired(life, "queue", "Running"), WAIT, "a run of the schedule")
+        until(lambda: any("waiting for the device" in line for line in life.logs(first)), WAIT, "what it waits for")
+        assert re.fullmatch(r"queue-\d{8}-\d{6}-[0-9a-f]{8}", life.ask(f"/flow_runs/{first}", method="GET")["name"])
+        life.set_state(first, "CANCELLING", "Cancelling")
+        reaches(life, first, "Cancelled")
+        until(lambda: unfinished("queue") - {first}, WAIT, "the run that has waited")
+        for run in fired(life, "queue", "AwaitingConcurrencySlot"):
+            life.set_state(run, "CANCELLED", "Cancelled")
+        for run in fired(life, "queue", "Pending", "Running") + fired(life, "skip", "Pending", "Running"):
+            life.set_state(run, "CANCELLING", "Cancelling")
+        until(lambda: not life.working(), SOON, "the end of all processes")
+
+
+def test_what_nobody_is_there_to_tell(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker and flow are killed; the store is away for a minute, while the automation notices, and while the device that
+    the killed run had comes back."""
+    monkeypatch.setenv(device.DEVICE, DEVICE)
     shorten(life, ZOMBIES, seconds=60)
-    dead = life.run("dead", config=config_of(life, "dead", **quick))
+    with at_work(life) as has_it:
+        until(has_it.is_set, WAIT, "a run on the device")
+        dead = life.run("dead", ON_DEVICE, config=config_of(life, "dead", **QUICK))
+        waits = f"waiting for the device {DEVICE}, on which another run works"
+        until(lambda: any(waits in line for line in life.logs(dead)), WAIT, "a run that waits for the device")
+        assert life.tasks(dead) == {}
     until(lambda: "Running" in life.tasks(dead).get("evaluate · 0", []), WAIT, "a step")
     life.kill_worker()
     life.kill(*life.working())
     assert life.state(dead) == "Running", "nobody has told the server yet"
+    assert life.ask(f"/v2/concurrency_limits/{DEVICE}", method="GET")["active_slots"] == 1
     before = committed(life.folder / "store/runs/dead")
 
-    with s3(life) as server:
+    with s3(life) as server, at_work(life) as has_it:
         life.start_worker()
-        config = config_of(life, "away", **quick) | {"store": f"s3://{BUCKET}/life"}
+        config = config_of(life, "away", **QUICK) | {"store": f"s3://{BUCKET}/life"}
         away = life.run("away", config=config)
         until(lambda: "Running" in life.tasks(away).get("evaluate · 0", []), WAIT, "a step")
         server.kill()
@@ -236,6 +322,7 @@ def test_what_nobody_is_there_to_tell(life: Life) -> None:
         server.start()
         reaches(life, away, "Completed")
         assert life.tasks(away)["evaluate · 0"] == ["Completed"]
+        until(has_it.is_set, WAIT, "the device of the run that was killed")
 
     reaches(life, dead, "Crashed")
     state = life.ask(f"/flow_runs/{dead}", method="GET")["state"]
@@ -243,6 +330,40 @@ def test_what_nobody_is_there_to_tell(life: Life) -> None:
     retry(life, dead)
     reaches(life, dead, "Completed")
     kept(before, life.folder / "store/runs/dead")
+
+
+def fired(life: Life, overlap: Overlap, *states: str) -> list[str]:
+    """Runs that the schedule has started, in these states, the first ones first."""
+    asks = {
+        "deployments": {"name": {"any_": [overlap]}},
+        "flow_runs": {"state": {"name": {"any_": list(states)}}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    found = life.ask("/flow_runs/filter", asks)
+    assert all(one["auto_scheduled"] for one in found)
+    return [one["id"] for one in found]
+
+
+@contextlib.contextmanager
+def at_work(life: Life) -> Iterator[threading.Event]:
+    """A flow run of this process that waits for the device and, from when the event is set, has it to the end."""
+    has_it, done = threading.Event(), threading.Event()
+
+    @flow(name="at-work")
+    async def works() -> None:
+        async with device.held():
+            has_it.set()
+            while not done.is_set():
+                await asyncio.sleep(0.2)
+
+    often = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30})  # as the automation wants it
+    with speaking_to(life.api), often, ThreadPoolExecutor(1) as thread:
+        ends = thread.submit(copy_context().run, lambda: asyncio.run(works()))
+        try:
+            yield has_it
+        finally:
+            done.set()
+            ends.result(WAIT)
 
 
 def shorten(life: Life, name: str, seconds: int) -> None:
