@@ -7,6 +7,7 @@ made again.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
@@ -65,16 +66,18 @@ async def compare(comparison: Comparison, concurrency: Annotated[int, Field(ge=1
     did = fem if comparison.deployment is None else _through(comparison.deployment)
     failures: dict[str, BaseException] = {}
     first = beside(found)
+    at_a_time = concurrency or comparison.concurrency
 
     async def one(cell: Cell) -> None:
         try:
-            await _run(store, cell, first[cell.name], did, f"run {found.index(cell) + 1} of {len(found)}")
+            place = f"run {found.index(cell) + 1} of {len(found)}"
+            await _run(store, cell, first[cell.name], did, place, alone=at_a_time == 1)
         except Exception as error:  # noqa: BLE001 (told at the end; no other run depends on this one)
             get_run_logger().exception("%s failed", cell.name)
             step.noted(cell.name, f"failed: {sentence(error)}")
             failures[cell.name] = error
 
-    await in_order(found, concurrency or comparison.concurrency, one)
+    await in_order(found, at_a_time, one)
     place, came = await step.in_store_thread(report, store, comparison, found)
     await acreate_markdown_artifact(
         markdown(came), key=artifact_key(comparison.name), description=f"Comparison {comparison.name}"
@@ -112,7 +115,7 @@ def report(store: Store, comparison: Comparison, found: Sequence[Cell]) -> tuple
     return write(store, came), came
 
 
-async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str) -> None:
+async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str, *, alone: bool = True) -> None:
     so_far = await step.in_store_thread(state, store, cell)
     if so_far == FINISHED:
         step.ended(cell.name, "already done")
@@ -122,7 +125,8 @@ async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str) -> N
         return
     step.LISTENER.get().noted(cell.name, place)
     await step.in_store_thread(begin_beside, store, cell, first, check=did is fem)
-    await did(cell.config)
+    with contextlib.nullcontext() if alone else step.named(cell.name):
+        await did(cell.config)
 
 
 def begin_beside(store: Store, cell: Cell, first: Cell, *, check: bool = True) -> None:

@@ -5,7 +5,8 @@ only what the store holds counts as done. Prefect's own result cache is not used
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -68,7 +69,41 @@ class Silent:
         """Say nothing."""
 
 
+class Named:
+    """Says of each step which run's it is."""
+
+    def __init__(self, listener: Listener, run: str) -> None:
+        self._listener = listener
+        self._run = run
+
+    def began(self, step: str, total: int | None, unit: str) -> None:
+        """See ``Listener``."""
+        self._listener.began(f"{self._run} {step}", total, unit)
+
+    def moved(self, step: str, done: int, total: int | None, detail: str) -> None:
+        """See ``Listener``."""
+        self._listener.moved(f"{self._run} {step}", done, total, detail)
+
+    def noted(self, step: str, text: str) -> None:
+        """See ``Listener``."""
+        self._listener.noted(f"{self._run} {step}", text)
+
+    def ended(self, step: str, note: str) -> None:
+        """See ``Listener``."""
+        self._listener.ended(f"{self._run} {step}", note)
+
+
 LISTENER: ContextVar[Listener] = ContextVar("fem_listener", default=Silent())  # noqa: B039 (Silent has no state)
+
+
+@contextlib.contextmanager
+def named(run: str) -> Iterator[None]:
+    """Name a run with all that it tells from here, as another one tells its own to the same listener."""
+    before = LISTENER.set(Named(LISTENER.get(), run))
+    try:
+        yield
+    finally:
+        LISTENER.reset(before)
 
 
 async def in_store_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -1,6 +1,7 @@
-"""`fem compare` with a tiny model: two arms by two seeds really run, one arm that cannot, and what is left of it all."""
+"""`fem compare` with a tiny model: two arms by two seeds really run side by side, one arm that cannot, and what is left."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from place import Workplace, ask, until
+from place import Workplace, ask
 
 from benchmarks.tiny_model import answering_llama, letters
 from fem_core.audit.audit import audit
@@ -50,6 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Work
         "axes": {"seed": [0, 1]},
         "exclude": [{"arm": "long", "seed": 1}],
         "fair": "draws",
+        "concurrency": 2,
     }
     (folder / "letters.yaml").write_text(yaml.safe_dump(comparison, sort_keys=False))
     return Workplace(folder, prefect_server)
@@ -73,6 +75,23 @@ def test_a_run_that_fails_stops_no_other_and_the_end_says_how_to_go_on(
     assert "Traceback" not in done.stderr
     assert "letters: 4 of 5 runs finished" in done.stdout
     assert not (bench.folder / "fem-store" / "runs" / "letters.long.seed-0").exists(), "it was refused before it began"
+
+
+def test_runs_are_done_side_by_side_and_say_which_of_them_did_what(
+    bench: Workplace, done: "subprocess.CompletedProcess[str]"
+) -> None:
+    spans = {}
+    for run in ("letters.one.seed-0", "letters.one.seed-1"):
+        made = [
+            json.loads(file.read_text()) for file in (bench.folder / "fem-store/runs" / run).rglob("_manifest.json")
+        ]
+        spans[run] = min(one["started"] for one in made), max(one["finished"] for one in made)
+    (began, ended), (other_began, other_ended) = spans.values()
+    assert began < other_ended and other_began < ended, "the first runs of both seeds wait for no other"
+    steps = re.findall(r"^\[ *[0-9.]+ s\] (.*?)(sample|train|evaluate|bound) · \d: begins", done.stdout, re.MULTILINE)
+    finished = {f"letters.{arm}.seed-{seed} " for arm in ("one", "two") for seed in (0, 1)}
+    assert {run for run, _ in steps} == finished
+    assert [run for run, kind in steps if kind == "train"].count("letters.two.seed-1 ") == 1
 
 
 def test_the_report_compares_the_arms(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
@@ -141,30 +160,55 @@ def test_the_same_command_does_only_what_is_missing(bench: Workplace, done: "sub
     assert reported.returncode == 0 and "letters: 4 of 5 runs finished" in reported.stdout
 
 
-SERVE = (
-    "from prefect.deployments.runner import EntrypointType\n"
-    "from flows.fem import fem\n"
-    "fem.serve('here', entrypoint_type=EntrypointType.MODULE_PATH)"
-)
+DEPLOY = """
+import asyncio
+from pathlib import Path
+from prefect.client.orchestration import get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+from flows import server
+from flows.fem import fem
+
+async def pool():
+    async with get_client() as client:
+        await server.work_pool(client, "compared", "process", Path("."))
+
+asyncio.run(pool())
+entry = EntrypointType.MODULE_PATH
+RunnerDeployment.from_flow(fem, "here", work_pool_name="compared", entrypoint_type=entry).apply()
+"""
 
 
-def test_a_deployment_does_what_is_missing(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
+def test_a_work_pool_does_what_is_missing_two_runs_at_a_time(
+    bench: Workplace, done: "subprocess.CompletedProcess[str]"
+) -> None:
     comparison = yaml.safe_load((bench.folder / "letters.yaml").read_text())
     served = comparison | {"name": "letters", "arms": comparison["arms"][:2], "exclude": [], "deployment": "fem/here"}
     (bench.folder / "served.yaml").write_text(yaml.safe_dump(served, sort_keys=False))
-    missing = bench.folder / "fem-store/runs/letters.two.seed-1/iteration=001/scores/_manifest.json"
-    missing.unlink()
+    runs = ("letters.one.seed-1", "letters.two.seed-0")
+    missing = [bench.folder / f"fem-store/runs/{run}/iteration=001/scores/_manifest.json" for run in runs]
+    for file in missing:
+        file.unlink()
     nowhere = bench.fem("compare", "served.yaml")
     assert nowhere.returncode == 1
     assert "There is no deployment 'fem/here' on this Prefect server." in nowhere.stderr
     _, options = bench.command()
-    with (bench.folder / "serve.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=log, stderr=log, **options)
+    options["env"]["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    subprocess.run([sys.executable, "-c", DEPLOY], check=True, timeout=240, **options)
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    with (bench.folder / "worker.log").open("w") as log:
+        worker = subprocess.Popen(
+            [prefect, "worker", "start", "--pool", "compared", "--type", "process"], stdout=log, stderr=log, **options
+        )
         try:
-            until(lambda: ask(bench.api, "/deployments/filter"), 120, "the deployment")
             through = bench.fem("compare", "served.yaml", timeout=600)
         finally:
-            server.terminate()
-            server.wait(60)
-    assert through.returncode == 0, through.stdout + through.stderr + (bench.folder / "serve.log").read_text()[-3000:]
-    assert missing.is_file() and "letters: 4 of 4 runs finished" in through.stdout
+            worker.terminate()
+            worker.wait(60)
+    assert through.returncode == 0, through.stdout + through.stderr + (bench.folder / "worker.log").read_text()[-3000:]
+    assert all(file.is_file() for file in missing) and "letters: 4 of 4 runs finished" in through.stdout
+    asked = {"flow_runs": {"name": {"any_": list(runs)}}, "work_pools": {"name": {"any_": ["compared"]}}}
+    flow_runs = ask(bench.api, "/flow_runs/filter", asked)
+    assert sorted(one["name"] for one in flow_runs) == sorted(runs)
+    last_asked = max(one["created"] for one in flow_runs)
+    assert last_asked < min(one["end_time"] for one in flow_runs), "the pool had both before one of them had ended"

@@ -161,6 +161,28 @@ def test_a_run_that_is_marked_deleted_is_told_and_not_done(file: Path, tmp_path:
     assert told.lines == [f"c.epochs-1.seed-0: {said}"]
 
 
+def test_runs_that_are_done_side_by_side_name_themselves_with_every_line(file: Path, tmp_path: Path) -> None:
+    store, told = Store.open(str(tmp_path / "store")), Told()
+    first, second = cells(load_comparison(file))
+
+    async def did(config: RunConfig) -> None:
+        step.LISTENER.get().noted("sample · 1", "a part of it")
+
+    async def run() -> None:
+        step.LISTENER.set(told)
+        await _run(store, first, first, did, "run 1 of 2", alone=False)
+        await _run(store, second, second, did, "run 2 of 2")
+
+    with disable_run_logger():
+        asyncio.run(run())
+    assert told.lines == [
+        "c.epochs-1.seed-0: run 1 of 2",
+        "c.epochs-1.seed-0 sample · 1: a part of it",
+        "c.epochs-2.seed-0: run 2 of 2",
+        "sample · 1: a part of it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("at_a_time", "began"),
     [(1, ["1a", "1b", "1c", "2a", "2b", "2c"]), (2, ["1a", "2a", "1b", "1c", "2b", "2c"]), (9, None)],
