@@ -11,7 +11,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,13 @@ from fem_core.report.calibration import Accepted, Calibration, Moment, Training,
 from fem_core.sample.client import EngineHost
 from fem_core.sample.given import GIVEN, is_given
 from fem_core.sample.job import DrawJob, host_settings
+from fem_core.sample.schemes import plan_of
 from fem_core.schemas import RATIONALES
 from fem_core.store import layout
 from fem_core.store.manifest import InputRef, Manifest
 from fem_core.store.store import Store
 from fem_core.train import launch
-from tasks import evaluate, prepare, sample, step
+from tasks import bound, evaluate, prepare, sample, step
 
 OPTIMIZER_STEPS = 3
 """The first pays for what is done once; two are measured."""
@@ -54,6 +55,8 @@ class _Heard:
     asked: float
     began: float | None = None
     moments: list[Moment] = field(default_factory=list)
+    looked: dict[str, int] = field(default_factory=dict)
+    """Tokens of second looks, by job."""
 
     def hear(self, event: dict[str, Any]) -> None:
         """A listener for all jobs."""
@@ -62,9 +65,11 @@ class _Heard:
             self.moments.append(Moment(0.0, 0, 0, 1))
         if event["event"] == "progress":
             engine = event["engine"]
+            self.looked[event["id"]] = event["look_tokens"]
             running = engine["unfinished"] - engine["waiting"]
             seconds = time.monotonic() - self.began
-            self.moments.append(Moment(seconds, engine["generated"], running, engine["waiting"]))
+            looked = sum(self.looked.values())
+            self.moments.append(Moment(seconds, engine["generated"], running, engine["waiting"], looked))
 
     @property
     def start(self) -> float:
@@ -114,6 +119,41 @@ def sample_job(run: step.Run, work: step.Work, some: Manifest, problems: Sequenc
     return job.model_copy(update={"known": others(run.config.prompts, problems, run.config.seed)})
 
 
+def bound_job(
+    run: step.Run, work: step.Work, some: Manifest, problems: Sequence[Problem], ids: tuple[str, ...]
+) -> DrawJob:
+    """The run's draws for its bound on some of its training problems, with the hints that the run gives them.
+
+    Args:
+        problems: all training problems.
+        ids: of those to draw for.
+    """
+    job = bound.probes_job(run, work, 0, some, ids)
+    return job.model_copy(update={"known": others(run.config.prompts, problems, run.config.seed)})
+
+
+def look_job(run: step.Run, work: step.Work, some: Manifest, problems: Sequence[Problem]) -> DrawJob:
+    """Next to nothing but second looks: a draw of one token for each problem, and a look at its direct answer.
+
+    Args:
+        work: of the run's sample step; what is drawn here lies beside its artifact.
+        problems: all training problems.
+    """
+    config = run.config
+    kind = (*plan_of(config.scheme).kinds, "hinted")[0]  # where completions are given, that of the bound
+    asked = {"id": "looks", "artifact": layout.iteration(run.name, 1, "looks"), "stages": ((kind, 1),), "looks": ()}
+    prompts = config.prompts
+    exemplars = prompts.sample_exemplars if config.filter.looks else prompts.train_exemplars
+    shown = {"max_tokens": 1, "plain_exemplars": exemplars}
+    return sample_job(run, work, some, problems).model_copy(update=asked | shown)
+
+
+def filtered(problems: Sequence[Problem], attempts: Iterable[pa.Table], config: RunConfig) -> Filtered:
+    """The run's filter on some of its problems, without ``filter.max_rationales``, which is for all of them together."""
+    without = config.filter.model_copy(update={"max_rationales": None})
+    return filter_attempts(problems, attempts, without, config.prompts)
+
+
 def _clear_dead(staging: Path) -> None:
     """Remove what calibrations left that were killed; no run's name begins with a dot."""
     for folder in staging.glob(".plan-*-*"):
@@ -142,6 +182,9 @@ class _Measured:
         self._train = self._some(problems.train, count)
         # Two evaluations share what one would have, so that as many draws are in flight with the baseline as without.
         self._test = self._some(problems.test, max(1, count // 2) if self._baseline else count)
+        asked = self._config.evaluate.bound
+        # As many draws as the sample step's first ones, on two problems at least, as a range needs them.
+        self._probes = [] if asked is None else self._some(self._train, max(2, count // asked.draws))
 
     async def all(self, longest_sequence: int) -> Calibration:
         """See ``calibrate``."""
@@ -153,11 +196,16 @@ class _Measured:
         given = is_given(config.scheme)
         works = [sample.work(run.name, config, 1, train, base)]
         works += [evaluate.predictions_work(run.name, config, 0, test, base, exemplars) for exemplars in shown]
+        probes = bound.probes_work(run.name, config, 0, train, base) if self._probes else None
         jobs = [] if given else [sample_job(run, works[0], train, self._problems.train)]
         jobs += [
             evaluate.predictions_job(run, work, 0, test, exemplars)
             for work, exemplars in zip(works[1:], shown, strict=True)
         ]
+        if probes is not None:
+            ids = tuple(problem.problem_id for problem in self._probes)
+            jobs.append(bound_job(run, probes, train, self._problems.train, ids))
+            works.append(probes)
         settings = host_settings(config, self._model, longest_sequence)
         async with EngineHost(settings, run.cache / "logs" / "plan-engine.log") as host:
             heard = await _draw(host, jobs, (base.digest, self._model.path))
@@ -165,11 +213,15 @@ class _Measured:
                 await step.in_store_thread(sample.give, run, works[0], self._train)
             tables = [await step.in_store_thread(self._parts, work) for work in works]
             sides = [(self._train, len(self._problems.train))] + [(self._test, len(self._problems.test))] * len(shown)
+            if config.evaluate.bound is not None:
+                sides.append((self._probes, min(config.evaluate.bound.problems, len(self._problems.train))))
+            looked = ([0] if given else []) + [heard.looked.get(job.id, 0) for job in jobs]
             draws = [
-                drawn(found, [problem.problem_id for problem in some], of, size)
-                for (found, size), (some, of) in zip(tables, sides, strict=True)
+                drawn(found, [problem.problem_id for problem in some], of, size, tokens)
+                for (found, size), (some, of), tokens in zip(tables, sides, looked, strict=True)
             ]
-            measured = rates(heard.moments, sum(sum(one.first_prompt_tokens) for one in draws))
+            looking = await self._looking(host, works[0], train, base) if any(looked) else None
+            measured = rates(heard.moments, sum(sum(one.first_prompt_tokens) for one in draws), looking)
             memory = _resident(host.pid) if find_device() == "cpu" else None
             self._say(
                 f"engine started in {heard.start:.1f} s, then {sum(sum(one.draws) for one in draws)} draws in "
@@ -186,6 +238,7 @@ class _Measured:
             kinds=() if given else kinds(tables[0][0]),
             evaluate=draws[1],
             baseline=draws[2] if self._baseline else None,
+            bound=draws[-1] if self._probes else None,
             rates=measured,
             accepted=accepted,
             training=trained,
@@ -216,15 +269,30 @@ class _Measured:
 
     async def _filter(self, work: step.Work, attempts: list[pa.Table]) -> tuple[Filtered, Accepted]:
         config, begun = self._config, time.monotonic()
-        found = filter_attempts(self._train, attempts, config.filter, config.prompts)
+        found = filtered(self._train, attempts, config)
         store, artifact = self._run.store, layout.iteration(self._run.name, 1, "rationales")
-        size = 0
-        for name, table in (("verdicts.parquet", found.verdicts), ("rationales.parquet", found.rationales)):
-            size += (await step.in_store_thread(store.write_table, artifact, name, table, work.key)).bytes
+        sizes = [
+            (await step.in_store_thread(store.write_table, artifact, name, table, work.key)).bytes
+            for name, table in (("verdicts.parquet", found.verdicts), ("rationales.parquet", found.rationales))
+        ]
         seconds = time.monotonic() - begun
         tokens = ChatTokens(self._model.path, config.model.trust_remote_code)
-        length = training_tokens(found.rationales, tokens)
-        return found, Accepted(found.stats["problems_accepted"], found.rationales.num_rows, length, seconds, size)
+        return found, Accepted(
+            found.stats["problems_accepted"],
+            found.rationales.num_rows,
+            training_tokens(found.rationales, tokens),
+            seconds,
+            sum(sizes),
+            sizes[1],
+            config.filter.max_rationales,
+        )
+
+    async def _looking(self, host: EngineHost, work: step.Work, some: Manifest, base: Manifest) -> float:
+        """Tokens per second of second looks, where the engine does little else."""
+        heard = await _draw(
+            host, [look_job(self._run, work, some, self._problems.train)], (base.digest, self._model.path)
+        )
+        return sum(heard.looked.values()) / heard.moments[-1].seconds
 
     async def _trained(self, rationales: pa.Table) -> tuple[Training, Path]:
         """The real trainer on a few batches of the accepted rationales, one micro batch to an optimizer step."""

@@ -6,7 +6,7 @@ what all of them cost with the base model, whatever the plan and however much pr
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +31,8 @@ class Moment:
     """Draws that have tokens and have not ended."""
     waiting: int
     """Draws whose prompt has not been read."""
+    looked: int = 0
+    """Tokens of second looks so far."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Rates:
     """Seconds that the emptying batch cost more than its tokens at the full rate: once for each time the engine is fed."""
     in_flight: int
     """Draws in the full batch."""
+    look_tokens: float | None = None
+    """Per second, of second looks, which read without the prefix cache; None where none are taken."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Drawn:
     """Of all completions."""
     bytes: int
     """Of the part files."""
+    look_tokens: int = 0
+    """Of the second looks at the attempts, over the subset."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What the filter made of the subset's attempts."""
+    """What the filter made of the subset's attempts, but for ``filter.max_rationales``."""
 
     problems: int
     """Of the subset, with a rationale at least."""
@@ -95,6 +101,10 @@ class Accepted:
     """That filtering took."""
     bytes: int
     """Of verdicts and rationales."""
+    rationale_bytes: int = 0
+    """Of these, the rationales'."""
+    most: int | None = None
+    """``filter.max_rationales``, which bounds an iteration of the run and not the subset."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,11 @@ class Calibration:
     """Seconds to put a checkpoint's weights in place of others and prove them."""
     engine_gib: float | None
     """The engine host's resident memory after drawing; None on GPU, where ``gpu_memory_utilization`` fixes it."""
+    bound: Drawn | None = None
+    """The hinted draws of ``evaluate.bound``, on fewer problems; None where the run has no bound."""
 
 
-def rates(moments: Sequence[Moment], first_prompt_tokens: int) -> Rates:
+def rates(moments: Sequence[Moment], first_prompt_tokens: int, look_tokens: float | None = None) -> Rates:
     """The engine's rates, from its state about once a second.
 
     The batch is full from the moment when no prompt waits and half as many draws run as at most (the host lets the first
@@ -152,10 +164,12 @@ def rates(moments: Sequence[Moment], first_prompt_tokens: int) -> Rates:
     Args:
         moments: in order; the first is the moment before the first draw, the last has nothing in flight.
         first_prompt_tokens: of each problem's first prompt, summed.
+        look_tokens: per second; the time that looks took between the draws so is no part of the other rates.
 
     Raises:
         ValueError: nothing was drawn, or no time passed.
     """
+    moments = _without_looks(moments, look_tokens)
     end = moments[-1]
     if end.generated <= 0 or end.seconds <= 0:
         raise ValueError(f"{end.generated} tokens in {end.seconds} seconds give no rate")
@@ -163,14 +177,21 @@ def rates(moments: Sequence[Moment], first_prompt_tokens: int) -> Rates:
     whole = [moment for moment in moments if not moment.waiting and 2 * moment.running >= peak > 0]
     full, last = (whole[0], whole[-1]) if whole else (end, end)
     if last.seconds - full.seconds < _SHORTEST or last.generated <= full.generated:
-        return Rates(end.generated / end.seconds, None, 0.0, peak)
+        return Rates(end.generated / end.seconds, None, 0.0, peak, look_tokens)
     rate = (last.generated - full.generated) / (last.seconds - full.seconds)
     reading = full.seconds - full.generated / rate
     tail = end.seconds - last.seconds - (end.generated - last.generated) / rate
-    return Rates(rate, first_prompt_tokens / reading if reading > 0 else None, max(0.0, tail), peak)
+    return Rates(rate, first_prompt_tokens / reading if reading > 0 else None, max(0.0, tail), peak, look_tokens)
 
 
-def drawn(tables: Iterable[pa.Table], problems: Iterable[str], of: int, size: int) -> Drawn:
+def _without_looks(moments: Sequence[Moment], look_tokens: float | None) -> Sequence[Moment]:
+    """The same by a clock that stands still while looks are taken; as they are where that would leave it no time."""
+    if look_tokens is None or moments[-1].seconds <= moments[-1].looked / look_tokens:
+        return moments
+    return [replace(one, seconds=one.seconds - one.looked / look_tokens) for one in moments]
+
+
+def drawn(tables: Iterable[pa.Table], problems: Iterable[str], of: int, size: int, look_tokens: int = 0) -> Drawn:
     """What a job cost per problem; nothing for given completions and for problems that have none.
 
     Args:
@@ -178,6 +199,7 @@ def drawn(tables: Iterable[pa.Table], problems: Iterable[str], of: int, size: in
         problems: ids of the whole subset.
         of: problems that the run's job has.
         size: bytes of the part files.
+        look_tokens: of the second looks at these attempts.
     """
     by_problem: dict[str, list[dict[str, Any]]] = {problem: [] for problem in sorted(problems)}
     for row in sorted(_rows(tables), key=lambda row: row["attempt"]):
@@ -191,6 +213,7 @@ def drawn(tables: Iterable[pa.Table], problems: Iterable[str], of: int, size: in
         prompt_tokens=tuple(sum(row["prompt_tokens"] for row in attempts) for attempts in each),
         completion_tokens=tuple(sum(row["completion_tokens"] for row in attempts) for attempts in each),
         bytes=size,
+        look_tokens=look_tokens,
     )
 
 

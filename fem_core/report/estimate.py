@@ -7,6 +7,7 @@ machine is, then and later, is not in it.
 """
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -64,6 +65,8 @@ class StepEstimate:
     """Start-ups included."""
     bytes: Figure
     """That stay in the store."""
+    look_tokens: Figure | None = None
+    """Read and drawn by second looks at the draws; their seconds are in ``seconds``."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,21 @@ class Estimate:
 
     @property
     def utilization(self) -> Figure:
-        """Share of the problems that get a rationale, with Wilson's interval."""
-        accepted, n = self.calibration.accepted.problems, len(self.calibration.sample.draws)
-        return Figure(accepted / n, *wilson(accepted, n))
+        """Share of the problems that get a rationale, with Wilson's interval, under ``filter.max_rationales``.
+
+        Of a problem's r rationales each stays with the same chance s, so that the problem stays with 1 - (1 - s)^r.
+        """
+        found = self.calibration
+        share, accepted = _accepted(found), found.accepted
+        if accepted.most is None or not accepted.problems:
+            return share
+        each = accepted.rationales / accepted.problems
+
+        def left(value: float) -> float:
+            stays = _stays(accepted, found.sample.of * value * each)
+            return value * (1 - math.pow(1 - stays, each))
+
+        return Figure(left(share.value), left(share.low), left(share.high))
 
 
 def estimate(found: Calibration, iterations: int, epochs: float, made: str, hardware: dict[str, Any]) -> Estimate:
@@ -90,7 +105,8 @@ def estimate(found: Calibration, iterations: int, epochs: float, made: str, hard
 
     The engine starts in the first sample step; each later one waits for new weights, and so does the last evaluation. An
     evaluation shares the engine with the sample step after it, so the emptying batch is counted once for the two. Where
-    nothing is sampled (given completions), the engine starts, and waits, for the evaluations.
+    nothing is sampled (given completions), the engine starts, and waits, for the evaluations. An evaluation's row has the draws
+    of ``evaluate.bound`` in it, as they are made with it.
 
     Args:
         iterations: K.
@@ -100,7 +116,7 @@ def estimate(found: Calibration, iterations: int, epochs: float, made: str, hard
     alone = 0.0 if sampled else found.engine_start
     steps = [
         StepEstimate("prepare", None, None, None, None, fixed(found.prepare_seconds), fixed(found.prepare_bytes)),
-        _draws("evaluate", 0, found.evaluate, found.rates, found.rates.tail + alone),
+        _evaluation(0, found, found.rates.tail + alone),
     ]
     if found.baseline is not None:
         steps.append(_draws(BASELINE, 0, found.baseline, found.rates, 0.0))
@@ -111,7 +127,7 @@ def estimate(found: Calibration, iterations: int, epochs: float, made: str, hard
             _draws("sample", k, found.sample, found.rates, before),
             _filter(k, found),
             _train(k, found, epochs),
-            _draws("evaluate", k, found.evaluate, found.rates, after),
+            _evaluation(k, found, after),
         ]
     return Estimate(tuple(steps), found, made, hardware)
 
@@ -128,6 +144,7 @@ def total(steps: Iterable[StepEstimate], name: str = "total", iteration: int | N
         _sum(step.tokens for step in drawn) or fixed(0),
         _sum(step.seconds for step in some) or fixed(0),
         _sum(step.bytes for step in some) or fixed(0),
+        _sum(step.look_tokens for step in some),
     )
 
 
@@ -179,32 +196,58 @@ def _draws(step: str, k: int, job: Drawn, rates: Rates, extra: float) -> StepEst
     ]
     tokens = scaled(job.completion_tokens, job.of)
     size = fixed(job.bytes / len(job.draws) * job.of)  # where completions are given
+    looks = None
     if any(job.completion_tokens):
         size = tokens.times(job.bytes / sum(job.completion_tokens))
+        looks = tokens.times(job.look_tokens / sum(job.completion_tokens)) if job.look_tokens else None
+    looking = looks.times(1 / rates.look_tokens) if looks and rates.look_tokens else fixed(0)
     return StepEstimate(
         step,
         k,
         scaled(job.draws, job.of),
         scaled(job.prompt_tokens, job.of),
         tokens,
-        scaled(seconds, job.of) + fixed(extra),
+        scaled(seconds, job.of) + looking + fixed(extra),
         size,
+        looks,
     )
+
+
+def _evaluation(k: int, found: Calibration, extra: float) -> StepEstimate:
+    scored = _draws("evaluate", k, found.evaluate, found.rates, extra)
+    if found.bound is None:
+        return scored
+    return total((scored, _draws("evaluate", k, found.bound, found.rates, 0.0)), "evaluate", k)
+
+
+def _accepted(found: Calibration) -> Figure:
+    """Share of the problems with an accepted rationale, however many may stay."""
+    accepted, n = found.accepted.problems, len(found.sample.draws)
+    return Figure(accepted / n, *wilson(accepted, n))
+
+
+def _stays(accepted: Accepted, rationales: float) -> float:
+    """With what chance one of so many rationales of an iteration stays."""
+    return 1.0 if accepted.most is None or rationales <= accepted.most else accepted.most / rationales
 
 
 def _filter(k: int, found: Calibration) -> StepEstimate:
     share = found.sample.of / len(found.sample.draws)
     accepted = found.accepted
+    lost = accepted.rationale_bytes * (1 - _stays(accepted, accepted.rationales * share))
     return StepEstimate(
-        "filter", k, None, None, None, fixed(accepted.seconds * share), fixed(round(accepted.bytes * share))
+        "filter", k, None, None, None, fixed(accepted.seconds * share), fixed(round((accepted.bytes - lost) * share))
     )
 
 
 def _train(k: int, found: Calibration, epochs: float) -> StepEstimate:
-    n, of, accepted = len(found.sample.draws), found.sample.of, found.accepted
+    of, accepted = found.sample.of, found.accepted
     per_problem = accepted.tokens / accepted.problems if accepted.problems else found.training.tokens_per_row
-    low, high = wilson(accepted.problems, n)
-    tokens = Figure(accepted.problems / n, low, high).times(of * per_problem * epochs)
+    tokens = _accepted(found).times(of * per_problem * epochs)
+    if accepted.most is not None:
+        per_row = accepted.tokens / accepted.rationales if accepted.rationales else found.training.tokens_per_row
+        most = accepted.most * per_row * epochs
+        tokens = Figure(min(tokens.value, most), min(tokens.low, most), min(tokens.high, most))
     seconds = tokens.times(1 / found.training.tokens_per_second) + fixed(found.training.startup)
     return StepEstimate("train", k, None, None, tokens, seconds, fixed(found.training.checkpoint_bytes))
 
@@ -215,10 +258,8 @@ def _sum(figures: Iterable[Figure | None]) -> Figure | None:
 
 
 def _step(values: dict[str, Any]) -> StepEstimate:
-    figures = {
-        name: None if values[name] is None else Figure(**values[name])
-        for name in ("draws", "prompt_tokens", "tokens", "seconds", "bytes")
-    }
+    names = ("draws", "prompt_tokens", "tokens", "seconds", "bytes", "look_tokens")
+    figures = {name: None if values.get(name) is None else Figure(**values[name]) for name in names}
     return StepEstimate(values["step"], values["iteration"], **figures)  # type: ignore[arg-type]
 
 
@@ -232,6 +273,7 @@ def _calibration(values: dict[str, Any]) -> Calibration:
         "kinds": tuple(Kind(**one) for one in values["kinds"]),
         "evaluate": job(values["evaluate"]),
         "baseline": None if values["baseline"] is None else job(values["baseline"]),
+        "bound": None if values.get("bound") is None else job(values["bound"]),
         "rates": Rates(**values["rates"]),
         "accepted": Accepted(**values["accepted"]),
         "training": Training(**values["training"]),

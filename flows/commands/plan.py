@@ -179,10 +179,16 @@ def _basis(made: "Estimate") -> list[str]:
         f"{kind.prompt_tokens / kind.draws:.0f} prompt and {kind.completion_tokens / kind.draws:.0f} completion tokens each."
         for kind in found.kinds
     ]
-    share = made.utilization
+    looks = [one.look_tokens.value for one in made.steps if one.look_tokens]
+    if looks and rate.look_tokens:
+        lines.append(
+            f"Second looks at draws read {sum(looks):,.0f} tokens more, at {rate.look_tokens:,.0f} tokens/s; their seconds "
+            "are in those of sample and evaluate."
+        )
+    share, most = made.utilization, found.accepted.most
     lines += [
         f"Utilization {share.value:.2f} ({share.low:.2f} to {share.high:.2f}), from {len(found.sample.draws)} of "
-        f"{found.sample.of} training problems.",
+        f"{found.sample.of} training problems{'' if most is None else f' and at most {most} rationales an iteration'}.",
         "Assumed: acceptance and lengths stay those of the base model. Acceptance usually rises with training: then less is "
         "drawn by plans that stop at it, and more is trained on. Ranges are for the choice of problems; how busy the machine "
         "is, and sending files to a store elsewhere, are not in them. A run starts its trainer while it still draws, which "
@@ -220,6 +226,11 @@ def _warnings(config: "RunConfig", made: "Estimate", whole: "StepEstimate") -> l
     if sequences is not None and sequences > found.rates.in_flight and found.sample.of > len(found.sample.draws):
         said.append(
             f"The run may hold up to {sequences} draws in flight and so draw faster; a larger --problems shows it."
+        )
+    if config.filter.near_duplicate is not None and found.sample.of > len(found.sample.draws):
+        said.append(
+            "Near duplicates were looked for among the rationales of these few problems; among all of them there are more, so "
+            "less is trained on."
         )
     memory = found.training.peak_gib + (found.engine_gib or 0.0)
     there = psutil.virtual_memory().total / 2**30

@@ -88,6 +88,56 @@ def test_the_emptying_batch_counts_once_with_each_evaluation() -> None:
     assert [name for name in shown if name.startswith(BASELINE)] == [f"{BASELINE} 0"]
 
 
+def test_second_looks_take_their_time_with_the_draws_that_they_look_at() -> None:
+    looked = dataclasses.replace(CALIBRATION.sample, look_tokens=700)
+    steps = by_name(CALIBRATION, sample=looked, rates=dataclasses.replace(CALIBRATION.rates, look_tokens=250.0))
+    first = steps["sample 1"]
+    # 700 tokens for four of 40 problems, and 7000 at 250/s
+    assert first.look_tokens and first.look_tokens.value == pytest.approx(7000)
+    assert first.look_tokens.low < 7000 < first.look_tokens.high
+    assert first.seconds.value == pytest.approx(40 + 140 + 11 + 28)
+    assert steps["evaluate 1"].look_tokens is None and by_name(CALIBRATION)["sample 1"].look_tokens is None
+
+
+def test_the_bounds_draws_and_looks_stand_with_every_evaluation() -> None:
+    # 6 probe problems, of which two had two draws each
+    bound = Drawn(6, (2, 2), (50, 50), (100, 100), (40, 60), 500, look_tokens=300)
+    steps = by_name(CALIBRATION, bound=bound, rates=dataclasses.replace(CALIBRATION.rates, look_tokens=90.0))
+    for k in (0, 1, 2):
+        one = steps[f"evaluate {k}"]
+        assert one.draws and one.prompt_tokens and one.tokens and one.look_tokens
+        assert one.draws.value == 10 + 12
+        assert one.prompt_tokens.value == 10 * 50 + 6 * 100
+        assert one.tokens.value == 300 + 6 * 50
+        assert one.look_tokens.value == pytest.approx(900)
+        assert one.bytes.value == pytest.approx(3_000 + 1_500)
+        # the bound's 6 prompts of 50 tokens at 100/s, 300 tokens at 10/s, 900 looked at at 90/s
+        assert one.seconds.value == pytest.approx(5 + 30 + 3 + (2 if k == 2 else 0) + 3 + 30 + 10)
+    made = estimate(dataclasses.replace(CALIBRATION, bound=bound), 2, 1.0, "2026-01-01", {})
+    assert load(dump(made), "here") == made
+
+
+def test_the_most_rationales_of_an_iteration_bound_the_run_and_not_the_few_problems() -> None:
+    # 3 rationales on two of four problems: 30 on 20 of 40, with 120 tokens each
+    capped = dataclasses.replace(CALIBRATION.accepted, most=6, rationale_bytes=300)
+    train = by_name(CALIBRATION, accepted=capped)["train 1"]
+    assert train.tokens == fixed(6 * 120 * 2), "even the lower end of the range has more than six"
+    # verdicts 5000 bytes, and a fifth of the rationales' 3000
+    assert by_name(CALIBRATION, accepted=capped)["filter 1"].bytes.value == 5_600
+    made = estimate(dataclasses.replace(CALIBRATION, accepted=capped), 2, 2.0, "2026-01-01", {})
+    # each of a problem's 1.5 rationales stays with a chance of 6 / 30
+    assert made.utilization.value == pytest.approx(0.5 * (1 - 0.8**1.5))
+    assert made.utilization.value * 40 <= 6
+
+    loose = dataclasses.replace(capped, most=1000)
+    assert by_name(CALIBRATION, accepted=loose)["train 1"].tokens == by_name(CALIBRATION)["train 1"].tokens
+    assert by_name(CALIBRATION, accepted=loose)["filter 1"].bytes.value == 8_000
+    unbound = estimate(CALIBRATION, 2, 2.0, "2026-01-01", {})
+    assert (
+        estimate(dataclasses.replace(CALIBRATION, accepted=loose), 2, 2.0, "x", {}).utilization == unbound.utilization
+    )
+
+
 def test_training_follows_utilization_within_its_interval() -> None:
     train = by_name(CALIBRATION)["train 1"]
     assert train.tokens is not None
@@ -147,6 +197,25 @@ def test_rates_leave_out_the_beginning_and_the_end_of_a_small_job() -> None:
     ]
     assert rates(moments, 800) == Rates(completion_tokens=10.0, prompt_tokens=400.0, tail=4.0, in_flight=8)
     assert 120 / 18 < 10, "all tokens by all seconds would call it slower"
+
+
+def test_the_rates_of_draws_do_not_have_the_time_that_looks_took_between_them() -> None:
+    still = [
+        Moment(0, 0, 0, 8),
+        Moment(8, 60, 8, 0),
+        Moment(10, 80, 8, 0),
+        Moment(12, 100, 4, 0),
+        Moment(18, 120, 0, 0),
+    ]
+    looked = [0, 0, 500, 1000, 1500]  # at 250 a second
+    moments = [
+        dataclasses.replace(one, seconds=one.seconds + tokens / 250, looked=tokens)
+        for one, tokens in zip(still, looked, strict=True)
+    ]
+    assert rates(moments, 800, 250.0) == dataclasses.replace(rates(still, 800), look_tokens=250.0)
+    assert rates(moments, 800).completion_tokens == 5.0, "40 tokens in 8 seconds"
+    # Looks that are said to have taken all the time there was tell nothing of the draws.
+    assert rates(moments, 800, 10.0).completion_tokens == 5.0
 
 
 def test_a_job_of_a_second_gives_its_mean_rate() -> None:

@@ -49,6 +49,23 @@ def test_near_zero_utilization_is_warned_of(capsys: pytest.CaptureFixture[str], 
     assert "Warning: no attempt was accepted" in shown(capsys, none, store=str(tmp_path))
 
 
+def test_looks_the_most_rationales_and_near_duplicates_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sample = dataclasses.replace(CALIBRATION.sample, look_tokens=700)
+    rates = dataclasses.replace(CALIBRATION.rates, look_tokens=250.0)
+    accepted = dataclasses.replace(CALIBRATION.accepted, most=6)
+    found = dataclasses.replace(CALIBRATION, sample=sample, rates=rates, accepted=accepted)
+    out = shown(capsys, found, store=str(tmp_path), filter={"near_duplicate": 0.8})
+    assert "Second looks at draws read 14,000 tokens more, at 250 tokens/s; their seconds are in" in out
+    assert (
+        "Utilization 0.14 (" in out and "from 4 of 40 training problems and at most 6 rationales an iteration." in out
+    )
+    assert "Near duplicates were looked for among the rationales of these few problems" in out
+    plain = shown(capsys, store=str(tmp_path))
+    assert "looks" not in plain and "at most" not in plain and "duplicates" not in plain
+
+
 def test_a_full_disk_and_too_little_memory_are_warned_of(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
