@@ -32,9 +32,9 @@ PAIR_HEADERS = (
 
 _MEANING = "Figures are means over seeds; ± is half of the 95 % Student interval over seeds, absent for one seed."
 _TESTS = """Pairs are test problems that two arms answered under the same seed. The interval over problems is a percentile
-interval of 10,000 bootstrap resamples of problems; McNemar's exact test takes every pair as independent, which holds
-where seeds have test problems of their own. Neither knows how much training varies: the column over seeds does. Holm's
-p-values bound the chance of any false difference in this table."""
+interval of 10,000 bootstrap resamples, in which problems of one group stay together; McNemar's exact test takes every pair
+as independent, which holds where seeds have test problems of their own and every group one problem. Neither knows how much
+training varies: the column over seeds does. Holm's p-values bound the chance of any false difference in this table."""
 
 
 def line_table(lines: Sequence[Line]) -> list[tuple[str, ...]]:

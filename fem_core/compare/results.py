@@ -81,7 +81,7 @@ class Pair:
     """Accuracy of the second less that of the first, over all pairs."""
     low: float
     high: float
-    """95 % interval of it over test problems, by paired bootstrap."""
+    """95 % interval of it over groups of test problems, by paired bootstrap."""
     over_seeds: Mean
     """The mean of the seeds' differences."""
     p: float
@@ -226,6 +226,9 @@ def _reached(rows: Sequence[Mapping[str, Any]], cell: Cell, budget: int | None) 
 def _pairs(store: Store, done: Sequence[Cell], reached: Mapping[str, int]) -> tuple[list[Pair], list[str]]:
     """Every two arms with the seeds that they share, and what could not be paired."""
     right = {cell.name: _right(store, cell, reached[cell.name]) for cell in done}
+    groups: dict[str, str] = {}
+    for cell in done:
+        groups |= _groups(store, cell)
     by_arm: dict[str, dict[int, Cell]] = {}
     for cell in done:
         by_arm.setdefault(cell.arm, {})[cell.seed] = cell
@@ -240,7 +243,7 @@ def _pairs(store: Store, done: Sequence[Cell], reached: Mapping[str, int]) -> tu
                 "are not paired."
             )
         if same:
-            pairs.append(_pair(first, second, same, right, reached))
+            pairs.append(_pair(first, second, same, right, reached, groups))
     adjusted = holm([pair.p for pair in pairs])
     return [Pair(**{**vars(pair), "p_holm": p}) for pair, p in zip(pairs, adjusted, strict=True)], notes
 
@@ -251,16 +254,17 @@ def _pair(
     sides: Sequence[tuple[Cell, Cell]],
     right: Mapping[str, Mapping[str, bool]],
     reached: Mapping[str, int],
+    groups: Mapping[str, str],
 ) -> Pair:
     differences: list[int] = []
-    problems: list[str] = []
+    clusters: list[str] = []
     by_seed: list[float] = []
     for a, b in sides:
         here = {problem: right[b.name][problem] - right[a.name][problem] for problem in sorted(right[a.name])}
         differences += here.values()
-        problems += here.keys()
+        clusters += [groups[problem] for problem in here]
         by_seed.append(mean(here.values()))
-    low, high = paired_bootstrap(differences, problems)
+    low, high = paired_bootstrap(differences, clusters)
     at = list(dict.fromkeys(f"{reached[a.name]} and {reached[b.name]}" for a, b in sides))
     only_first, only_second = differences.count(-1), differences.count(1)
     return Pair(
@@ -288,6 +292,15 @@ def _right(store: Store, cell: Cell, k: int) -> dict[str, bool]:
         )
     rows = store.read_table(manifest, ["problem_id", "attempt", "verdict"]).to_pylist()
     return {row["problem_id"]: row["verdict"] == ACCEPTED for row in rows if row["attempt"] == 0}
+
+
+def _groups(store: Store, cell: Cell) -> dict[str, str]:
+    """The group of each test problem: both orders of a pair, or all responses to a prompt, are no two samples."""
+    manifest = store.manifest(layout.problems(cell.name, "test"))
+    if manifest is None:
+        raise FemError(f"{cell.name} has no test problems in the store. Look closer: fem audit {cell.name}.")
+    table = store.read_table(manifest, ["problem_id", "group"])
+    return dict(zip(*(table[name].to_pylist() for name in ("problem_id", "group")), strict=True))
 
 
 def _short(rows: Sequence[Mapping[str, Any]], accepted: int | None) -> list[str]:

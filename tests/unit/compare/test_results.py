@@ -1,12 +1,13 @@
 """What a comparison reports: figures over seeds, tests between arms, fairness, and runs that are not there yet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from made_run import made_config, make_run
+from made_run import made_config, make_run, problems_of
 
 from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, cells
@@ -16,6 +17,7 @@ from fem_core.compare.figures import figures
 from fem_core.compare.report import line_table, markdown, pair_table, write
 from fem_core.compare.results import Mean, Pair, results, state
 from fem_core.errors import FemError
+from fem_core.problems.problem import Problem
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
 from fem_core.store.deletion import mark
@@ -78,6 +80,20 @@ def test_arms_are_tested_on_the_problems_that_both_answered(store: Store) -> Non
     assert pair.low < 1 / 8 < pair.high
     assert pair.over_seeds.value == pytest.approx((0.25 + 0.0) / 2)
     assert pair.p == pair.p_holm == 1.0
+
+
+def test_problems_of_one_group_are_resampled_together(store: Store) -> None:
+    """Sums two by two, as both orders of a pair are: +1 and 0 in one group, -1 and +1 in the other."""
+
+    def paired(numbers: range) -> list[Problem]:
+        return [replace(one, group=f"{n // 2}") for n, one in zip(numbers, problems_of(numbers), strict=True)]
+
+    comparison = described(axes={"seed": [0]})
+    for cell in cells(comparison):
+        make_run(store, cell.config, make=paired, wrong=3 if cell.arm == "a" else 5)
+    (pair,) = results(store, comparison, cells(comparison)).pairs
+    assert (pair.pairs, pair.only_first, pair.only_second) == (4, 1, 2)
+    assert (pair.low, pair.high) == (0.0, 0.5), "of single problems it would reach from -0.5 to 1"
 
 
 def test_equal_draws_are_read_where_the_smallest_arm_ends(store: Store) -> None:
