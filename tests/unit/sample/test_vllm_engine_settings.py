@@ -31,7 +31,8 @@ SETTINGS = EngineSettings(
 @pytest.mark.slow
 def test_vllm_knows_every_argument(tmp_path: Path) -> None:
     """In a process of its own: vLLM takes ten seconds to import and changes the process that does."""
-    cpu, cuda = (engine_arguments(SETTINGS, tmp_path, device) for device in ("cpu", "cuda"))
+    tempered = dataclasses.replace(SETTINGS, tempered_logprobs=True)
+    cpu, cuda = engine_arguments(SETTINGS, tmp_path, "cpu"), engine_arguments(tempered, tmp_path, "cuda")
     code = f"from vllm import EngineArgs; EngineArgs(**{cpu!r}); EngineArgs(**{cuda!r})"
     env = os.environ | environment("cpu") | {"HF_HUB_OFFLINE": "1"}  # as on a machine without a hub
     child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
