@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from made_run import made_config, make_run, problems_of
 from schemathesis.checks import content_type_conformance, not_a_server_error, status_code_conformance
 from starlette.testclient import TestClient
 
+from deployments.s3 import BUCKET, S3Server
 from fem_core.audit.changed import mark, remember
 from fem_core.audit.lineage import find
 from fem_core.browse import figures, side_by_side
@@ -370,6 +372,28 @@ def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         assert client.post("/runs/made/annotations", headers={"origin": origin}).status_code == 403
     assert client.post("/runs/made/annotations").status_code == 403, "browsers say where a form comes from"
+
+
+def test_a_store_that_is_away_is_said_and_read_again_when_it_is_back(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fem_core.browse.remembered._SHARED", 0.0)
+    store = Store.open(f"s3://{BUCKET}/{uuid4().hex}")
+    make_run(store, iterations=1)
+    library = Library(store.url, tmp_path / "cache")
+    library.store.root.wait(0.3)
+    client = TestClient(application(library), base_url=HOME)
+    place = "/runs/made/iterations/1/attempts"
+    assert client.get(place).status_code == 200
+    s3_server.kill()
+    try:
+        answer = client.get(place)
+        assert answer.status_code == 503 and "The store does not answer" in answer.text
+        assert "has not answered for" in answer.text and s3_server.secret not in answer.text
+    finally:
+        s3_server.start()
+    assert client.get(place).status_code == 200
+    library.close()
 
 
 def test_a_form_is_small_and_says_how_long_it_is(client: TestClient) -> None:
