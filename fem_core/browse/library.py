@@ -351,7 +351,7 @@ class Library:
         Raises:
             FemError: there is none, or the digest's beginning is that of several.
         """
-        everything = [manifest for record in self._records() for manifest in self.store.artifacts(record.name)]
+        everything, unread = self._everything()
         manifest = self._named(ref, everything)
         inputs = tuple((one, self._there(one)) for one in manifest.inputs)
         consumers = tuple(
@@ -364,20 +364,20 @@ class Library:
         collected = manifest.location is None and self.store.root.size(path) is not None
         run = layout.run_of(manifest.artifact)
         held = recall(self.store, run)
-        return ArtifactPage(
-            manifest, inputs, consumers, collected, held, held is not None and held.mark != mark(self.store, run)
-        )
+        changed = held is not None and held.mark != mark(self.store, run)
+        return ArtifactPage(manifest, inputs, consumers, tuple(unread), collected, held, changed)
 
-    def _records(self) -> list[RunRecord]:
-        found = []
+    def _everything(self) -> tuple[list[Manifest], list[str]]:
+        """The artifacts of all runs, and the runs that have one which cannot be read."""
+        found: list[Manifest] = []
+        unread = []
         for name in self.store.root.children(layout.RUNS):
             try:
-                record = self.store.run(name) if layout.is_run_name(name) else None
-            except FemError:
-                continue  # the list of runs says why
-            if record is not None:
-                found.append(record)
-        return found
+                if layout.is_run_name(name) and self.store.run(name) is not None:
+                    found += self.store.artifacts(name)
+            except FemError:  # the run's own page says why
+                unread.append(name)
+        return found, unread
 
     def _named(self, ref: str, everything: list[Manifest]) -> Manifest:
         if len(ref) >= 12 and not set(ref) - set("0123456789abcdef"):

@@ -262,4 +262,7 @@ def _annotations(library: Library, run: str) -> dict[str, list[Annotation]]:
 
 
 def _is_there(library: Library, run: str, k: int, kind: str) -> bool:
-    return k >= 0 and library.store.manifest(layout.iteration(run, k, kind)) is not None
+    try:
+        return k >= 0 and library.store.manifest(layout.iteration(run, k, kind)) is not None
+    except FemError:  # its own page says why it cannot be read
+        return False

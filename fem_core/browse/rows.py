@@ -140,6 +140,8 @@ class ArtifactPage:
     store, is gone or cannot be read."""
     consumers: tuple[Manifest, ...]
     """What was made from it in any run of the store, references of forks among it."""
+    unread: tuple[str, ...]
+    """Runs of which that is not known, as they cannot be read."""
     collected: bool
     """Whether ``fem gc`` has removed its files."""
     held: Held | None

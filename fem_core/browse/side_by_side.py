@@ -12,7 +12,8 @@ from typing import Any
 from fem_core.browse.rows import RunPage
 from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap
 from fem_core.filter.verdict import ACCEPTED
-from fem_core.store import layout
+from fem_core.store import layout, reading
+from fem_core.store.deletion import collected
 from fem_core.store.store import Store
 
 MOST = 8
@@ -119,7 +120,7 @@ def _scored(page: RunPage) -> set[int]:
 
 def _right(store: Store, run: str, k: int) -> dict[str, bool]:
     manifest = store.manifest(layout.iteration(run, k, "predictions"))
-    if manifest is None:
+    if manifest is None or collected(store, reading.holder(manifest)) is not None:
         return {}
     return {
         row["problem_id"]: row["verdict"] == ACCEPTED

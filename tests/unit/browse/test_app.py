@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from uuid import uuid4
@@ -36,7 +37,7 @@ from fem_core.browse.security import HEADERS, check_token
 from fem_core.errors import FemError, StoreAway
 from fem_core.evaluate.paired import mcnemar
 from fem_core.schemas import ATTEMPTS
-from fem_core.store import deletion, fork
+from fem_core.store import collect, deletion, fork
 from fem_core.store.store import Store
 from tasks import prepare, sample, step
 
@@ -319,6 +320,29 @@ def test_a_damaged_artifact_is_said_not_to_hold(tmp_path: Path) -> None:
     gone = client.get("/runs/made/iterations/1/attempts")
     assert gone.status_code == 410 and "fem gc has removed" in gone.text
     assert "Marked as deleted" in client.get("/runs/made").text
+
+
+def test_a_damaged_or_collected_run_hides_nothing_of_the_others(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    for seed, name in enumerate(("made", "gone", "torn")):
+        make_run(store, made_config(name, seed=seed))
+    deletion.mark(store, "gone")
+    rules = collect.Rules(now=datetime.now(UTC).timestamp() + 60, grace=1.0)
+    removed = [one for batch in collect.sweep(store, collect.plan(collect.look(store), rules), rules) for one in batch]
+    assert any("gone" in one.path for one in removed)
+    (tmp_path / "store/runs/torn/iteration=001/attempts/_manifest.json").write_text("{")
+    library = Library(store.url, tmp_path / "cache")
+    client = TestClient(application(library), base_url=HOME)
+
+    assert "Not known of torn, which cannot be read" in client.get("/artifacts/made@1/attempts").text
+    assert client.get("/runs/torn/iterations/2/attempts").text.count("<article") == 13
+    assert client.get("/runs/torn").status_code == 500, "its own page says which file it is"
+    compared = client.get("/compare?run=made&run=gone")
+    assert compared.status_code == 200 and "or fem gc has removed the answers" in compared.text
+    page = client.get("/artifacts/gone@1/attempts").text
+    assert "fem gc has removed the files" in page and "Read exactly" not in page
+    assert client.get("/runs/gone/iterations/1/export").status_code == 410
+    library.close()
 
 
 def test_hostile_texts_are_shown_as_text(client: TestClient, library: Library) -> None:
