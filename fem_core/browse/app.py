@@ -19,9 +19,12 @@ from fem_core.browse import routes_artifacts, routes_attempts, routes_runs
 from fem_core.browse.library import Library
 from fem_core.browse.links import Links
 from fem_core.browse.pages import STATIC, Pages
-from fem_core.browse.security import COOKIE, SIGN_IN, Guard, inside
+from fem_core.browse.security import COOKIE, SIGN_IN, Guard, is_inside
 from fem_core.errors import Corrupt, FemError, StoreAway
 from fem_core.store.deletion import deleted_at
+
+START = "/runs"
+"""Where a reader begins."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ def _sign_in(app: FastAPI, pages: Pages, accepts: Callable[[str], str | None]) -
     @app.get(SIGN_IN, response_class=HTMLResponse)
     def ask(to: str = "") -> str:
         """The form that takes the token; ``to`` is the page that was asked for."""
-        return pages.render("sign_in.html", wrong=False, to=inside(to))
+        return pages.render("sign_in.html", wrong=False, to=to if is_inside(to) else START)
 
     @app.post(SIGN_IN)
     def sign_in(
@@ -111,8 +114,8 @@ def _sign_in(app: FastAPI, pages: Pages, accepts: Callable[[str], str | None]) -
         """Takes the token, gives a cookie that the server forgets when it ends, and leads on."""
         session = accepts(token.strip())
         if session is None:
-            return HTMLResponse(pages.render("sign_in.html", wrong=True, to=inside(to)), 403)
-        answer = RedirectResponse(inside(to), 303)
+            return HTMLResponse(pages.render("sign_in.html", wrong=True, to=to if is_inside(to) else START), 403)
+        answer = RedirectResponse(to if is_inside(to) else START, 303)
         # Lax: a link from a Prefect page or a letter leads to a reader who is signed in; forms of others stay without it.
         answer.set_cookie(
             COOKIE, session, httponly=True, samesite="lax", secure=request.url.scheme == "https", path="/"

@@ -460,9 +460,7 @@ class Library:
             with self._somebody_waits():
                 sources = self._sources(self._looked_at(run), iteration, kind)
                 if sources is None:
-                    raise FemError(
-                        f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has."
-                    )
+                    raise FemError(_nothing(run, iteration, kind))
                 opened = stack.enter_context(self._use(sources, iteration, kind, with_leaks))
             yield opened
 
@@ -523,6 +521,12 @@ class _Sources:
 
 def _finder(record: RunRecord) -> Leaks:
     return Leaks(PromptsConfig.model_validate(record.config["prompts"]))
+
+
+def _nothing(run: str, iteration: int, kind: str) -> str:
+    if iteration == 0 and kind == "attempts":
+        return f"Iteration 0 of {run!r} is the base model, which draws no attempts. Look at its predictions."
+    return f"The run {run!r} has no {kind} of iteration {iteration} (yet). Look at what it has."
 
 
 def _source(problems: dict[str, Any]) -> str:

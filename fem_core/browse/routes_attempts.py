@@ -27,6 +27,7 @@ from fem_core.browse.library import Library
 from fem_core.browse.marks import difference, shortened
 from fem_core.browse.pages import Pages
 from fem_core.browse.rows import Attempt
+from fem_core.browse.security import is_inside
 from fem_core.errors import FemError
 from fem_core.filter.verdict import ACCEPTED, NOT_RIGHT
 from fem_core.model import default_cache
@@ -91,6 +92,7 @@ def router(library: Library, pages: Pages) -> APIRouter:
             narrowed=any(value is not None for name, value in narrow if name not in ("text", "verdict", "prompt_kind")),
             found=found,
             words=words(chosen.text),
+            here=pages.links.attempts(run, iteration, **values),
             prompts=prompts_of(record.config, found.rows),
             annotations=_annotations(library, run),
             previous_page=turned(-1),
@@ -175,9 +177,12 @@ def router(library: Library, pages: Pages) -> APIRouter:
         value: Annotated[str, Form(max_length=20)],
         author: Annotated[str, Form(max_length=100)],
         comment: Annotated[str, Form(max_length=annotations.MOST_COMMENT)] = "",
+        back: Annotated[str, Form()] = "",
     ) -> str:
-        """Keep what a reader says of an attempt, and show it there."""
+        """Keep what a reader says of an attempt, and lead back to where it was said."""
         said = library.annotate(run, attempt, value, comment, author)
+        if is_inside(back):
+            return back
         return str(pages.links.attempt(run, said.iteration, said.problem_id, said.attempt))
 
     return routes

@@ -48,9 +48,9 @@ _INSIDE = re.compile(r"/(?![/\\])[!-\[\]-~]{0,2000}")
 """An address of this server. Browsers take ``//`` for the beginning of another one's, also with a backslash or a tab in it."""
 
 
-def inside(address: str) -> str:
-    """The address, if it is one of this server; else that of the runs."""
-    return address if _INSIDE.fullmatch(address) else "/runs"
+def is_inside(address: str) -> bool:
+    """Whether an address that somebody sent is one of this server's."""
+    return _INSIDE.fullmatch(address) is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -108,6 +108,8 @@ def joined(pieces: Sequence[str]) -> str:
 
 def whole(cursor: Cursor, index: str, positions: Sequence[int]) -> dict[int, str]:
     """The long ones among the texts in these rows."""
+    if not positions:
+        return {}
     cursor.execute(
         f"SELECT position, list(text ORDER BY piece) FROM {index}.pieces "
         "WHERE position IN (SELECT unnest(?::BIGINT[])) GROUP BY position",

@@ -247,8 +247,11 @@ def test_a_reader_signs_in_and_annotates(chromium: Browser, library: Library) ->
         first.get_by_label("Comment").fill("<b>names the hint</b>")
         first.get_by_label("Your name").fill("A. Reader")
         first.get_by_role("button", name="Keep").click()
-        page.wait_for_url("**/attempts/*/0")
+        page.wait_for_url("**/attempts#a-*")
         assert page.get_by_text("<b>names the hint</b>").is_visible()
+        page.keyboard.press("j")
+        second = page.locator("article").nth(1).get_attribute("id")
+        assert page.evaluate("document.activeElement.id") == second, "and go on with the next one"
         assert [(one.iteration, one.value, one.author) for one in library.annotations("made")] == [
             (2, "leaked", "A. Reader")
         ]

@@ -380,9 +380,16 @@ def test_a_reader_annotates_an_attempt_and_finds_it_again(tmp_path: Path) -> Non
     place = f"/runs/made/iterations/1/attempts/{row.problem_id}/{row.attempt}"
     assert answer.history[0].headers["location"] == place and answer.status_code == 200
     assert "A. Reader" in answer.text and MARK in answer.text and SCRIPT not in answer.text
+    for back, leads in (
+        ("/runs/made/iterations/1/attempts?page=1#a-1", "/runs/made/iterations/1/attempts?page=1#a-1"),
+        ("//evil.example", place),
+    ):
+        sent = client.post("/runs/made/annotations", data=said | {"back": back}, headers={"origin": HOME})
+        assert sent.history[0].headers["location"] == leads, "to the list that was being read"
+    assert f'attempts?sort=length#a-{row.id}"' in client.get("/runs/made/iterations/1/attempts?sort=length").text
     assert client.get("/runs/made/iterations/1/attempts?annotation=bad").text.count("<article") == 1
     assert client.get("/runs/made/iterations/1/attempts?annotation=none").text.count("<article") == 12
-    assert "filter.annotations=made@1" in client.get("/runs/made").text
+    assert "filter.annotations=made@3" in client.get("/runs/made").text
     for change in ({"value": "fine"}, {"attempt": "1.0123456789abcdef.0"}, {"author": " "}):
         answer = client.post("/runs/made/annotations", data=said | change, headers={"origin": HOME})
         assert answer.status_code == 422 and "Not here" not in answer.text, change

@@ -233,6 +233,7 @@ def test_what_is_not_there_is_refused_in_a_sentence(library: Library) -> None:
         (lambda: library.run("../made"), "cannot be the name of a run"),
         (lambda: library.attempts("../../etc", 1), "cannot be the name of a run"),
         (lambda: library.attempts("made", 3), "has no attempts of iteration 3"),
+        (lambda: library.attempts("made", 0), "is the base model, which draws no attempts"),
         (lambda: library.attempts("made", -1), "has no attempts of iteration -1"),
         (lambda: library.attempts("made", 1, kind="checkpoint"), "There are no 'checkpoint' to show"),
         (lambda: library.attempts("made", 1, sort="text; DROP TABLE x"), "There is no order"),
