@@ -1,7 +1,6 @@
 """Takes pictures of the browser's main pages: ``python -m deployments.browse_pictures STORE RUN FOLDER``.
 
-Writes ``browse-run.png``, ``browse-attempts.png`` and ``browse-problem.png`` (dark, on a narrow screen) of a run. Needs
-Playwright (``pip install playwright``) and the system's Chromium; no browser is downloaded.
+Writes ``browse-run.png``, ``browse-attempts.png`` and ``browse-problem.png`` (dark, on a narrow screen) of a run.
 """
 
 import socket
@@ -11,9 +10,8 @@ import threading
 from pathlib import Path
 
 import uvicorn
-from playwright.sync_api import sync_playwright
 
-from deployments.screenshot import ARGUMENTS, CHROMIUM
+from deployments.chromium import launched
 from fem_core.browse.app import application
 from fem_core.browse.filters import Filter
 from fem_core.browse.library import Library
@@ -41,8 +39,7 @@ def _take(home: str, library: Library, run: str, folder: Path) -> None:
     last = max(row.iteration for row in library.run(run).summary.rows if row.drawn)
     kept = library.attempts(run, last, Filter(verdict="accepted"), size=1).rows[0]
     wide, narrow = {"width": 1280, "height": 1000}, {"width": 400, "height": 860}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         for name, address, size, scheme in (
             ("run", f"/runs/{run}", wide, "light"),
             ("attempts", f"/runs/{run}/iterations/{last}/attempts", wide, "light"),
@@ -54,7 +51,6 @@ def _take(home: str, library: Library, run: str, folder: Path) -> None:
             page.locator("article details").first.evaluate_all("all => all.forEach(one => { one.open = true })")
             page.screenshot(path=str(folder / f"browse-{name}.png"))
             context.close()
-        browser.close()
 
 
 if __name__ == "__main__":

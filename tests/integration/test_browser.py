@@ -13,9 +13,9 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from hostile_run import MARK, TEXTS, make_hostile_run
 from made_run import make_run
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from deployments.screenshot import ARGUMENTS, CHROMIUM
+from deployments.chromium import CHROMIUM, launched
 from fem_core.browse.alone import report
 from fem_core.browse.app import application
 from fem_core.browse.library import Library
@@ -61,10 +61,8 @@ def home(library: Library) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def opened(chromium: Browser, home: str, width: int = 1440, scheme: str = "light") -> tuple[Page, list[str]]:
