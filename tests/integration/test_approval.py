@@ -119,6 +119,16 @@ def test_a_question_is_asked_until_it_is_answered_and_then_not_again(
     asyncio.run(sequence())
 
 
+async def retried(asks: Any, id_: UUID, caplog: pytest.LogCaptureFixture) -> "asyncio.Task[str]":
+    """A process with the retry of a flow run, as soon as it says that it waits."""
+    await retry(id_)
+    waiting = asyncio.create_task(process(asks, id_))
+    while "waiting for it" not in caplog.text:
+        assert not waiting.done()
+        await asyncio.sleep(0.1)
+    return waiting
+
+
 def test_a_flow_run_waits_for_its_last_process_and_a_new_one_is_refused(
     prefect_server: None, run: step.Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,11 +147,7 @@ def test_a_flow_run_waits_for_its_last_process_and_a_new_one_is_refused(
     async def sequence() -> None:
         asks, id_ = await deployed(body)
         assert await process(asks, id_) == "Failed" and begun == ["refused"]
-        await retry(id_)
-        waiting = asyncio.create_task(process(asks, id_))
-        while "waiting for it" not in caplog.text:
-            assert not waiting.done()
-            await asyncio.sleep(0.1)
+        waiting = await retried(asks, id_, caplog)
         held.__exit__(None, None, None)
         assert await waiting == "Completed" and begun == ["refused", "alone"]
 
@@ -179,11 +185,7 @@ def test_a_retried_run_waits_until_another_machines_lease_has_run_out(
         other.acquire()
         asks, id_ = await deployed(body)
         assert await process(asks, id_) == "Failed" and begun == ["refused"]
-        await retry(id_)
-        waiting = asyncio.create_task(process(asks, id_))
-        while "waiting for it" not in caplog.text:
-            assert not waiting.done()
-            await asyncio.sleep(0.1)
+        waiting = await retried(asks, id_, caplog)
         works.clear()
         assert await waiting == "Completed" and begun == ["refused", "leased"]
 
