@@ -37,13 +37,13 @@ def main() -> None:
 
 def _take(home: str, library: Library, run: str, folder: Path) -> None:
     last = max(row.iteration for row in library.run(run).summary.rows if row.drawn)
-    kept = library.attempts(run, last, Filter(verdict="accepted"), size=1).rows[0]
+    problem = _learnt(library, run, last)
     wide, narrow = {"width": 1280, "height": 1000}, {"width": 400, "height": 860}
     with launched() as browser:
         for name, address, size, scheme in (
             ("run", f"/runs/{run}", wide, "light"),
             ("attempts", f"/runs/{run}/iterations/{last}/attempts", wide, "light"),
-            ("problem", f"/runs/{run}/problems/{kept.problem_id}", narrow, "dark"),
+            ("problem", f"/runs/{run}/problems/{problem}", narrow, "dark"),
         ):
             context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
             page = context.new_page()
@@ -51,6 +51,13 @@ def _take(home: str, library: Library, run: str, folder: Path) -> None:
             page.locator("article details").first.evaluate_all("all => all.forEach(one => { one.open = true })")
             page.screenshot(path=str(folder / f"browse-{name}.png"))
             context.close()
+
+
+def _learnt(library: Library, run: str, last: int) -> str:
+    """Id of a problem whose draws were kept in the last iteration and, where there is one, not in the first."""
+    kept = [row.problem_id for row in library.attempts(run, last, Filter(verdict="accepted"), size=100).rows]
+    first = library.attempts(run, 1, Filter(verdict="wrong_answer"), size=100).rows
+    return next((row.problem_id for row in first if row.problem_id in kept), kept[0])
 
 
 if __name__ == "__main__":
