@@ -85,7 +85,7 @@ def _report(described: Comparison, found: Sequence[Cell]) -> None:
 
 
 def _execute(described: Comparison, found: Sequence[Cell], concurrency: int | None) -> None:
-    from flows.commands.execute import keep_traceback, quiet_prefect
+    from flows.commands.execute import keep_traceback, provide_server, quiet_prefect
 
     quiet_prefect()
     from prefect.exceptions import TerminationSignal
@@ -99,6 +99,7 @@ def _execute(described: Comparison, found: Sequence[Cell], concurrency: int | No
     failures: dict[str, BaseException] = {}
     with follower(Console()) as listener:
         LISTENER.set(listener)
+        provide_server()
         try:
             asyncio.run(flow(described, concurrency))
         except FemError:

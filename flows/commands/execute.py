@@ -47,6 +47,7 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
     again = _again(config)
     with follower(Console()) as listener, engine_ahead(name) if drawing else nullcontext():
         LISTENER.set(listener)
+        provide_server()
         try:
             asyncio.run(fem(config))
         except FemError:
@@ -77,6 +78,16 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Where no server is named, one is started for the run; on a busy machine that takes longer than the usual 20 s.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+
+
+def provide_server() -> None:
+    """Have Prefect start our own temporary server where none is named and it has started none."""
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        from flows.temporary_server import TemporaryServer
+
+        TemporaryServer()  # Prefect takes the one that there is
 
 
 def _look_further(config: RunConfig) -> None:

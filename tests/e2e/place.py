@@ -51,6 +51,7 @@ class Workplace:
 
     folder: Path
     api: str
+    """Empty where a run starts a server of its own."""
 
     @property
     def run_dir(self) -> Path:
@@ -59,7 +60,7 @@ class Workplace:
     def command(self, *arguments: str) -> tuple[list[str], dict[str, Any]]:
         env = {
             **os.environ,
-            "PREFECT_API_URL": self.api,
+            **({"PREFECT_API_URL": self.api} if self.api else {}),
             "PREFECT_HOME": str(self.folder / "prefect"),
             "COLUMNS": "200",
         }
@@ -69,9 +70,9 @@ class Workplace:
         command, options = self.command(*arguments)
         return subprocess.run(command, capture_output=True, timeout=timeout, check=False, **(options | changes))
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **changes: Any) -> "subprocess.Popen[str]":
         command, options = self.command(*arguments)
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **(options | changes))
 
 
 def workplace(folder: Path, api: str, **changes: Any) -> Workplace:

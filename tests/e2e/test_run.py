@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,32 @@ def test_a_stopped_run_leaves_no_process_and_says_how_to_go_on(
     assert process.returncode == 130, output
     assert "continue with: fem run demo.yaml" in output
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 30, "the end of the host")
+
+
+def test_ctrl_c_in_a_terminal_reaches_a_run_and_not_the_server_that_it_has_started(
+    tmp_path: Path, taught: Path
+) -> None:
+    """A terminal sends the signal to all of its process group; what the run tells the server then is not waited for."""
+    place = small(tmp_path, "", taught, train={"epochs": 200})
+    process = place.start("run", "demo.yaml", process_group=0)
+    until(lambda: list((place.run_dir / "iteration=001").rglob("part-*.parquet")), 300, "a first part")
+    server = children_of(process.pid, "flows.temporary_server")
+    assert len(server) == 1
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == "Stopped. What is committed is kept; continue with: fem run demo.yaml"
+    assert "EventsWorker" not in output and "connection" not in output
+    until(lambda: not server[0].is_running() or server[0].status() == "zombie", 30, "the end of the server")
+
+
+def test_a_temporary_server_ends_with_a_run_that_is_killed(tmp_path: Path, taught: Path) -> None:
+    place = small(tmp_path, "", taught)
+    process = place.start("run", "demo.yaml")
+    server = until(lambda: children_of(process.pid, "flows.temporary_server"), 120, "a server")
+    process.kill()
+    process.wait()
+    until(lambda: not server[0].is_running() or server[0].status() == "zombie", 60, "the end of the server")
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path, prefect_server: str) -> None:
