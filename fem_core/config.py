@@ -461,6 +461,12 @@ def identity_of(section: BaseModel) -> dict[str, Any]:
     return kept
 
 
+def plain_identity(config: PromptsConfig, exemplars: int) -> dict[str, Any]:
+    """All that a plain prompt with so many exemplars is made of besides its question, as plain JSON values."""
+    shown = [identity_of(exemplar) for exemplar in config.exemplars[:exemplars]]
+    return {"system": config.system, "plain": config.plain, "exemplars": shown}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return identity_of(value)

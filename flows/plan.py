@@ -158,7 +158,9 @@ class _Walk:
         config, name, label = self._config, self._name, f"evaluate · {k}"
         predictions = self._add(
             label,
-            evaluate.predictions_work(name, config, k, test_set, checkpoint, exemplars) if checkpoint else None,
+            evaluate.predictions_there(self._store, self._record, name, config, k, test_set, checkpoint, exemplars)
+            if checkpoint
+            else None,
             None,
             layout.iteration(name, k, evaluate.named("predictions", config, exemplars)),
         )

@@ -8,34 +8,47 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
 
-from fem_core.config import RunConfig, identity_of
+from fem_core.config import RunConfig, identity_of, plain_identity
 from fem_core.evaluate.score import score, version
 from fem_core.problems.problem import from_table
 from fem_core.sample.job import DrawJob
 from fem_core.sample.schemes import evaluation_of
-from fem_core.store import layout
-from fem_core.store.manifest import Manifest
+from fem_core.store import fork, layout
+from fem_core.store.manifest import Manifest, RunRecord
+from fem_core.store.store import Store
 from tasks import metrics, step
 from tasks.sample import draw, draw_job
 
-VERSION = 1
-"""Raised when the same checkpoint would be asked otherwise."""
+VERSION = 2
+"""Raised when the same checkpoint would be asked otherwise, or is known otherwise to have been asked the same: version 1 knew
+predictions by all prompts of their run, the hinted one included."""
 
 SCORES = "scores.json"
 
 
 def predictions_work(
-    run_name: str, config: RunConfig, k: int, test: Manifest, checkpoint: Manifest, exemplars: int
+    run_name: str,
+    config: RunConfig,
+    k: int,
+    test: Manifest,
+    checkpoint: Manifest,
+    exemplars: int,
+    version: int = VERSION,
 ) -> step.Work:
-    """The predictions of theta^(k) with so many exemplars, by identity."""
+    """The predictions of theta^(k) with so many exemplars, by identity: runs that ask the same share them, whatever hints
+    they draw with.
+
+    Args:
+        version: as an older one knew them.
+    """
+    asked = {"exemplars": exemplars, "prompts": identity_of(config.prompts)}
     return step.Work(
         kind="predictions",
         artifact=layout.iteration(run_name, k, named("predictions", config, exemplars)),
         step="evaluate",
-        version=VERSION,
+        version=version,
         config={
-            "exemplars": exemplars,
-            "prompts": identity_of(config.prompts),
+            **(asked if version == 1 else {"plain_prompt": plain_identity(config.prompts, exemplars)}),
             "max_tokens": config.evaluate.max_tokens or config.sample.max_tokens,
             "stop_at_answer": config.sample.stop_at_answer,
             "problems_per_part": config.sample.problems_per_part,
@@ -44,6 +57,24 @@ def predictions_work(
         },
         inputs=(step.input_of("problems", test), step.input_of("checkpoint", checkpoint)),
     )
+
+
+def predictions_there(
+    store: Store,
+    record: RunRecord | None,
+    run_name: str,
+    config: RunConfig,
+    k: int,
+    test: Manifest,
+    checkpoint: Manifest,
+    exemplars: int,
+) -> step.Work:
+    """The same as the version knew them that has made or begun them, in the run or in a fork's parent; else as this one does."""
+    for earlier in range(1, VERSION):
+        older = predictions_work(run_name, config, k, test, checkpoint, exemplars, earlier)
+        if fork.begun(store, record, older.artifact, older.key):
+            return older
+    return predictions_work(run_name, config, k, test, checkpoint, exemplars)
 
 
 def _sampled(config: RunConfig, k: int) -> dict[str, Any]:
@@ -135,7 +166,9 @@ async def evaluate(
         The manifest of the scores; its stats are the scores.
     """
     label = label_of({"run": run, "k": k, "exemplars": exemplars})
-    todo = predictions_work(run.name, run.config, k, test, checkpoint, exemplars)
+    todo = await step.in_store_thread(
+        predictions_there, run.store, run.record, run.name, run.config, k, test, checkpoint, exemplars
+    )
     predictions = await step.find(run, todo)
     if predictions is None:
         predictions = await draw(run, predictions_job(run, todo, k, test, exemplars), todo, label, checkpoint)

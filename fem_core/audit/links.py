@@ -93,6 +93,9 @@ def check(ledger: Ledger, manifest: Manifest, place: str, configs: dict[str, dic
     shared = {name: value for name, value in step.config.items() if name in made_by}
     for line in differences({name: made_by[name] for name in shared}, shared):
         yield broken("step configuration, in run.json and here", "", line)
+    if "plain_prompt" in step.config and "prompts" in made_by:
+        for line in _plain_prompt_differences(made_by["prompts"], step.config["plain_prompt"]):
+            yield broken("plain prompt, in run.json and here", "", line)
     found = re.search(r"/iteration=(\d+)/", place)
     if found and step.config.get("iteration", int(found[1])) != int(found[1]):
         yield broken("iteration", step.config["iteration"], int(found[1]))
@@ -112,6 +115,14 @@ def check(ledger: Ledger, manifest: Manifest, place: str, configs: dict[str, dic
         trained = sum(record.rows or 0 for record in rationales.files)
         if manifest.stats.get("rationales", trained) != trained:
             yield broken("stats.rationales", manifest.stats["rationales"], f"{trained} rows in {rationales.artifact}")
+
+
+def _plain_prompt_differences(prompts: dict[str, Any], asked: Any) -> list[str]:
+    """How a plain prompt that shows some of the exemplars differs from the run's own."""
+    shown = asked.get("exemplars") if isinstance(asked, dict) else None
+    count = len(shown) if isinstance(shown, list) else 0
+    own = {name: prompts.get(name) for name in ("system", "plain")}
+    return differences({**own, "exemplars": prompts.get("exemplars", [])[:count]}, asked)
 
 
 def run_of(artifact: str) -> str:

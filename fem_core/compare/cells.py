@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fem_core.compare.comparison import Comparison
-from fem_core.config import RunConfig, identity_of
+from fem_core.config import RunConfig, identity_of, plain_identity
 from fem_core.config_files import drop_replaced, nearest, parse_config, put, sections_at
 from fem_core.digest import digest
 from fem_core.errors import FemError
@@ -106,7 +106,8 @@ def _alike(one: RunConfig, other: RunConfig) -> tuple[int, int]:
         ]
 
     same = [a == b for a, b in zip(steps(one), steps(other), strict=True)]
-    asked = [a == b for a, b in ((one.prompts, other.prompts), (one.evaluate, other.evaluate))]
+    shown = [plain_identity(config.prompts, config.prompts.train_exemplars) for config in (one, other)]
+    asked = [a == b for a, b in (shown, (one.evaluate, other.evaluate))]
     return len(list(itertools.takewhile(bool, same))), sum(asked)
 
 

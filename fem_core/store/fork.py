@@ -105,6 +105,14 @@ def find(
     return reference(store, theirs, record.name) if write else referring(theirs, record.name)
 
 
+def begun(store: Store, record: RunRecord | None, artifact: str, key: str) -> bool:
+    """Whether the step with this key has made the artifact or some of its parts, in the run; or made it in a fork's parent."""
+    if store.begun(artifact, key):
+        return True
+    theirs = None if record is None else counterpart(store, record, artifact)
+    return theirs is not None and theirs.step.key == key
+
+
 def counterpart(store: Store, record: RunRecord, artifact: str) -> Manifest | None:
     """What the parent has in the same place; None where there is no parent or no such artifact."""
     parent = parent_of(record)

@@ -110,6 +110,14 @@ class Store:
             f"{': ' + '; '.join(lines) if lines else ''}. {_OTHER_RUN}"
         )
 
+    def begun(self, artifact: str, key: str) -> bool:
+        """Whether the step with this key has made the artifact, or where it is not finished, its first part file there."""
+        found = self.manifest(artifact)
+        if found is not None:
+            return found.step.key == key
+        first = next(iter(self._part_names(artifact)), None)
+        return first is not None and tables.key_of(self._root.read(f"{artifact}/{first}")) == key
+
     def parts(self, artifact: str, key: str) -> dict[str, FileRecord]:
         """The committed part files of an artifact, finished or not, by name; each is read in full.
 
@@ -117,11 +125,7 @@ class Store:
             StoreConflict: a part was written for another step key.
             Corrupt: a part cannot be read.
         """
-        names = [
-            name
-            for name in self._root.children(artifact)
-            if name.endswith(".parquet") and not name.startswith((".", "_"))
-        ]
+        names = self._part_names(artifact)
         with ThreadPoolExecutor(_PART_READERS) as readers:
             return dict(zip(names, readers.map(lambda name: self._part(artifact, name, key), names), strict=True))
 
@@ -318,6 +322,13 @@ class Store:
 
     def _winner(self, manifest: Manifest) -> Manifest | None:
         return self.find(manifest.artifact, manifest.step.key, step=manifest.step, inputs=manifest.inputs)
+
+    def _part_names(self, artifact: str) -> list[str]:
+        return [
+            name
+            for name in self._root.children(artifact)
+            if name.endswith(".parquet") and not name.startswith((".", "_"))
+        ]
 
     def _part(self, artifact: str, name: str, key: str) -> FileRecord:
         path = f"{artifact}/{name}"

@@ -50,6 +50,15 @@ def footer(file: pq.ParquetFile) -> tuple[int, str | None]:
     return file.metadata.num_rows, None if key is None else key.decode(errors="replace")
 
 
+def key_of(data: bytes) -> str | None:
+    """The step key of a parquet file; None where it names none, or is torn, which ``check`` tells whoever uses it."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return footer(file)[1]
+    except (OSError, pa.ArrowException):
+        return None
+
+
 def count_rows(data: bytes) -> int:
     """Rows of a parquet file, from its footer."""
     with pq.ParquetFile(pa.BufferReader(data)) as file:

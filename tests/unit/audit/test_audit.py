@@ -85,6 +85,15 @@ def test_scores_of_classes_are_derived_as_their_own_version_gave_them(
     assert result.broken == () and sum(row.rederived for row in result.checked) == 12
 
 
+def test_predictions_of_another_plain_prompt_than_the_runs_own_are_named(made: Store, examine: Any) -> None:
+    def ask(values: dict[str, Any]) -> None:
+        values["step"]["config"]["plain_prompt"]["plain"] = "{question} The answer is 7."
+
+    edit_manifest(made, f"{FIRST}/predictions", ask)
+    said = [f for f in examine(made).broken if f.what == "plain prompt, in run.json and here"]
+    assert [f.artifact for f in said] == [f"{FIRST}/predictions"] and "The answer is 7." in str(said[0].found)
+
+
 def test_other_code_is_a_note_and_an_external_source_is_listed(made: Store, examine: Any) -> None:
     edit_manifest(made, f"{RUN}/prompts", lambda values: values["code"].update(version="0.0.1"))
     result = examine(made)

@@ -70,6 +70,6 @@ def test_a_run_made_before_keeps_its_digest_and_step_keys(folder: Path) -> None:
         "iteration=001/attempts": sample.work("made", config, 1, train_set, model),
         "iteration=001/rationales": filter_task.work("made", config, 1, "rationales", train_set, attempts),
         "iteration=001/checkpoint": train.work("made", config, 1, rationales, model),
-        "iteration=000/predictions": evaluate.predictions_work("made", config, 0, test_set, model, 0),
+        "iteration=000/predictions": evaluate.predictions_there(store, record, "made", config, 0, test_set, model, 0),
     }
     assert {name: work.key for name, work in keys.items()} == {name: made(name).step.key for name in keys}
