@@ -168,7 +168,7 @@ COMPARISON = pa.schema(
         _column("n", pa.int32(), "Test problems; null where the iteration is not scored yet.", True),
         _column("correct", pa.int32(), "Of them, answered right.", True),
         _column("accuracy", pa.float64(), "correct / n.", True),
-        _column("low", pa.float64(), "Lower end of the 95 % Wilson interval.", True),
+        _column("low", pa.float64(), "Lower end of its 95 % interval.", True),
         _column("high", pa.float64(), "Its upper end.", True),
         _column("unparsable", pa.int32(), "Predictions without an answer.", True),
         _column("truncated", pa.int32(), "Predictions cut by the token limit.", True),

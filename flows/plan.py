@@ -179,8 +179,10 @@ class _Walk:
             return None
         probes = self._step("bound", k, bound.probes_work, train_set, checkpoint, kind="probes")
         known = probes is not None and (before is not None or not k)
-        weighing = bound.bound_work(self._name, k, train_set, probes, before) if known and probes else None
-        self._add(f"bound · {k}", weighing, None, layout.iteration(self._name, k, "bound"))
+        place, weighing = bound.bound_place(self._name, k), None
+        if known and probes is not None:
+            weighing = bound.bound_work(self._name, k, train_set, probes, before, self._store.manifest(place))
+        self._add(f"bound · {k}", weighing, None, place)
         return probes
 
     def _report(self) -> Planned:

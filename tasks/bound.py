@@ -58,21 +58,34 @@ def probes_job(run: step.Run, todo: step.Work, k: int, problems: Manifest, ids: 
     )
 
 
-def bound_work(run_name: str, k: int, problems: Manifest, probes: Manifest, before: Manifest | None) -> step.Work:
+def bound_work(
+    run_name: str,
+    k: int,
+    problems: Manifest,
+    probes: Manifest,
+    before: Manifest | None,
+    recorded: Manifest | None = None,
+) -> step.Work:
     """The bound of those probes, by identity.
 
     Args:
         before: the probes of the iteration before.
+        recorded: the bound that is there already; an older version's stays valid.
     """
     earlier = () if before is None else (step.input_of("before", before),)
     return step.Work(
         kind="bound",
-        artifact=layout.iteration(run_name, k, "bound"),
+        artifact=bound_place(run_name, k),
         step="evaluate",
-        version=bounds.VERSION,
+        version=bounds.VERSION if recorded is None else min(bounds.VERSION, recorded.step.version),
         config={},
         inputs=(step.input_of("problems", problems), step.input_of("probes", probes), *earlier),
     )
+
+
+def bound_place(run_name: str, k: int) -> str:
+    """The artifact of that bound."""
+    return layout.iteration(run_name, k, "bound")
 
 
 def _asked(config: RunConfig) -> BoundConfig:
@@ -107,7 +120,8 @@ async def bound(run: step.Run, k: int, problems: Manifest, checkpoint: Manifest)
         ids = bounds.probe_ids(known, _asked(run.config).problems, run.config.seed)
         probes = await draw(run, probes_job(run, todo, k, problems, ids), todo, label, checkpoint)
     before = await step.in_store_thread(run.store.manifest, layout.iteration(run.name, k - 1, "probes")) if k else None
-    weighing = bound_work(run.name, k, problems, probes, before)
+    recorded = await step.in_store_thread(run.store.manifest, bound_place(run.name, k))
+    weighing = bound_work(run.name, k, problems, probes, before, recorded)
     if (done := await step.find(run, weighing)) is not None:
         step.reused(label, done)
         return done

@@ -114,7 +114,7 @@ def scores_work(
     Args:
         recorded: the scores that are there already; an older version's stay valid.
     """
-    current = version(config.problems.answer_kind)
+    current = version(config.problems)
     return step.Work(
         kind="scores",
         artifact=scores_place(run_name, config, k, exemplars),
@@ -180,8 +180,8 @@ async def evaluate(
     started = step.now()
 
     def judge() -> dict[str, Any]:
-        tables = run.store.iter_tables(predictions)
-        return score(tables, from_table(run.store.read_table(train)), from_table(run.store.read_table(test)))
+        train_set, test_set = (from_table(run.store.read_table(side)) for side in (train, test))
+        return score(run.store.iter_tables(predictions), train_set, test_set, scoring.version)
 
     scores = await step.in_store_thread(judge)
     text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"

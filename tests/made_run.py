@@ -165,7 +165,7 @@ def _evaluate(
     file = store.write_table(todo.artifact, layout.part_name(0), table, todo.key)
     predictions = commit(todo, [file], draw_stats([table]))
     todo = evaluate.scores_work(name, config, k, split["train"], split["test"], predictions, exemplars)
-    scores = score([table], sides["train"], sides["test"])
+    scores = score([table], sides["train"], sides["test"], todo.version)
     text = json.dumps(scores, indent=2, sort_keys=True).encode() + b"\n"
     commit(todo, [store.write_bytes(todo.artifact, evaluate.SCORES, text)], scores)
     if config.evaluate.bound is not None:

@@ -270,7 +270,8 @@ class Rederiver:
     # -- bound --------------------------------------------------------------------------------------------------------
 
     def _bound(self, manifest: Manifest) -> Iterator[Finding]:
-        if manifest.step.version != bounds.VERSION:
+        version = manifest.step.version
+        if not 1 <= version <= bounds.VERSION:
             yield _other_step(manifest, bounds.VERSION)
             return
         problems = self._problems(manifest, "problems")
@@ -280,8 +281,8 @@ class Rederiver:
             return
         asked = probes.step.config
         try:
-            now = bounds.weighed(self._store.iter_tables(probes), problems)
-            earlier = None if before is None else bounds.weighed(self._store.iter_tables(before), problems)
+            now = bounds.weighed(self._store.iter_tables(probes), problems, version)
+            earlier = None if before is None else bounds.weighed(self._store.iter_tables(before), problems, version)
             again = bounds.bound(now, earlier)
             wanted = bounds.probe_ids(problems, asked["bound"]["problems"], asked["seed"])
         except (KeyError, ValueError) as error:

@@ -11,9 +11,11 @@ pi(y* | x) at most, so in expectation its logarithm is at most log pi(y* | x) (J
 every problem: where no draw is right it rests on d alone, which is usually far below, and these problems are counted.
 
 Two iterations are compared on the problems that have a right draw in both, as d's probability says little of reasoning;
-problems that came to have one, or lost it, are compared by their number (McNemar).
+problems that came to have one, or lost it, are compared by their number (McNemar). Problems of one group (both orders of a
+pair, the responses to one prompt) are no two samples: intervals and test take whole groups.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +30,15 @@ from fem_core.filter.verdict import ACCEPTED
 from fem_core.problems.answers import answer_text
 from fem_core.problems.problem import Problem
 
-VERSION = 1
-"""Raised when the same probes would give other figures."""
+VERSION = 2
+"""Raised when the same probes would give other figures; 2 knows groups."""
 
 LOST = 0.05
 """p-value below which problems that lost their right draws are more than chance: the level of the intervals."""
 
 FEWEST = 20
-"""Problems from which the interval of their mean change is believed. Of normal noise alone, a percentile bootstrap's lies
-below 0 with a chance of 50 % on one problem, 12 % on three, 4.5 % on 20 and 2.5 % on 64; 2.5 % is meant."""
+"""Groups of problems from which the interval of their mean change is believed. Of normal noise alone, a percentile
+bootstrap's lies below 0 with a chance of 50 % on one, 12 % on three, 4.5 % on 20 and 2.5 % on 64; 2.5 % is meant."""
 
 COLUMNS = ("problem_id", "attempt", "text", "verdict", "finish_reason", "logprob", "plain_logprob", "direct_logprob")
 """What is read of the probes."""
@@ -51,6 +53,8 @@ class Weighed:
     """Of shape (n, S), nats; -inf where a draw is not right."""
     bounds: Floats
     """Of shape (n,), nats."""
+    groups: tuple[str, ...] | None = None
+    """Of each problem; None where all stand alone."""
 
     @property
     def right(self) -> Any:
@@ -79,12 +83,13 @@ def draw_seed(seed: int) -> int:
     return derive_seed(seed, "bound")
 
 
-def weighed(probes: Iterable[pa.Table], problems: Mapping[str, Problem]) -> Weighed:
+def weighed(probes: Iterable[pa.Table], problems: Mapping[str, Problem], as_version: int = VERSION) -> Weighed:
     """The draws' weights and the problems' bounds.
 
     Args:
         probes: tables with ``schemas.PROBES``.
         problems: those that were drawn for, at least, by id.
+        as_version: version 1 took every problem as standing alone.
 
     Raises:
         ValueError: there is no draw, the problems do not have as many draws each, or a density cannot be.
@@ -107,7 +112,8 @@ def weighed(probes: Iterable[pa.Table], problems: Mapping[str, Problem]) -> Weig
     )
     log_w = log_weights(plain, hinted, right)
     reasoned = lower_bound(np.where(said, -np.inf, log_w))
-    return Weighed(ids, log_w, np.logaddexp(direct, reasoned))
+    groups = tuple(problems[problem_id].group for problem_id in ids) if as_version >= 2 else None
+    return Weighed(ids, log_w, np.logaddexp(direct, reasoned), groups)
 
 
 def bound(now: Weighed, before: Weighed | None = None) -> dict[str, Any]:
@@ -118,22 +124,24 @@ def bound(now: Weighed, before: Weighed | None = None) -> dict[str, Any]:
 
     Returns:
         ``problems``, ``draws`` (n and S); ``bound``, the mean over problems, nats, with ``low`` and ``high`` (95 %
-        percentile bootstrap over problems); ``acceptance``, the share of draws that are right; ``without``, problems
-        without a right draw; ``ess``, the mean effective sample size, 0 for these; ``gap``, the mean over the
+        percentile bootstrap over ``groups`` of problems); ``acceptance``, the share of draws that are right; ``without``,
+        problems without a right draw; ``ess``, the mean effective sample size, 0 for these; ``gap``, the mean over the
         ``gap_problems`` with two right draws or more of the logarithm of the weights' arithmetic mean over their
         geometric mean: an estimate, from below, of KL(q || posterior) for q restricted to right answers, nats. With
         ``before``, ``change``: ``difference`` of the mean bound on the ``problems`` that have a right draw in both, with
-        ``low`` and ``high`` (paired bootstrap; None without such a problem), ``lost`` and ``gained`` (problems with a
-        right draw before alone, and now alone) and ``p`` (McNemar's exact test of the two).
+        ``low`` and ``high`` (paired bootstrap over their ``groups``; None without such a problem), ``lost`` and ``gained``
+        (problems with a right draw before alone, and now alone) and ``p`` (McNemar's exact test of the two, in which a
+        group counts once, by the more of its problems).
 
     Raises:
         ValueError: the iterations are of other problems.
     """
     counts, draws = now.right, now.log_w.shape[1]
-    low, high = paired_bootstrap(now.bounds.tolist())
+    low, high = paired_bootstrap(now.bounds.tolist(), now.groups)
     gaps = _gaps(now)
     found = {
         "problems": len(now.problem_ids),
+        **_count(now.groups),
         "draws": draws,
         "bound": float(now.bounds.mean()),
         "low": low,
@@ -151,11 +159,11 @@ def fell(found: Mapping[str, Any]) -> list[str]:
     """In which ways an iteration made the right answers less likely, beyond what chance explains; none where it did not.
 
     The mean bound on the problems that have a right draw in both iterations is lower, with its whole interval and on
-    ``FEWEST`` problems at least; or more problems lost their right draws than came to have some, a test that is exact
+    ``FEWEST`` groups at least; or more problems lost their right draws than came to have some, a test that is exact
     for any number.
     """
     change, said = found.get("change"), []
-    if change and change["high"] is not None and change["high"] < 0 and change["problems"] >= FEWEST:
+    if change and change["high"] is not None and change["high"] < 0 and _units(change) >= FEWEST:
         said.append(
             f"the bound fell by {-change['difference']:.3f} nats per problem ({-change['high']:.3f} to "
             f"{-change['low']:.3f}, on {change['problems']} problems)"
@@ -165,22 +173,46 @@ def fell(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _units(change: Mapping[str, Any]) -> int:
+    """What the interval of a change is over: groups, or the problems of version 1."""
+    return int(change.get("groups", change["problems"]))
+
+
 def _change(now: Weighed, before: Weighed) -> dict[str, Any]:
     if now.problem_ids != before.problem_ids:
         raise ValueError("the probes of the iteration before are of other problems")
     here, there = now.right > 0, before.right > 0
-    differences = (now.bounds - before.bounds)[here & there].tolist()
-    low, high = paired_bootstrap(differences) if differences else (None, None)
+    both = here & there
+    differences = (now.bounds - before.bounds)[both].tolist()
+    groups = None if now.groups is None else tuple(itertools.compress(now.groups, both))
+    low, high = paired_bootstrap(differences, groups) if differences else (None, None)
     lost, gained = int((there & ~here).sum()), int((here & ~there).sum())
     return {
         "problems": len(differences),
+        **_count(groups),
         "difference": float(np.mean(differences)) if differences else None,
         "low": low,
         "high": high,
         "lost": lost,
         "gained": gained,
-        "p": mcnemar(lost, gained),
+        "p": mcnemar(*_lost_and_gained(here.astype(int) - there, now.groups)),
     }
+
+
+def _count(groups: Sequence[str] | None) -> dict[str, int]:
+    return {} if groups is None else {"groups": len(set(groups))}
+
+
+def _lost_and_gained(change: Any, groups: Sequence[str] | None) -> tuple[int, int]:
+    """In how many groups more problems lost their right draws than came to have some, and the other way round.
+
+    Args:
+        change: by problem, -1 where it lost them and 1 where it came to have some, of shape (n,).
+    """
+    sums: dict[Any, int] = {}
+    for group, one in zip(range(len(change)) if groups is None else groups, change.tolist(), strict=True):
+        sums[group] = sums.get(group, 0) + one
+    return sum(one < 0 for one in sums.values()), sum(one > 0 for one in sums.values())
 
 
 def _gaps(now: Weighed) -> Floats:

@@ -214,6 +214,7 @@ def notes(summary: Summary) -> list[str]:
     said = []
     if summary.majority_baseline is not None:
         said.append(f"Always answering the most common training answer scores {summary.majority_baseline:.3f}.")
+    said += _grouped(summary)
     weighed = [
         f"{row.filtered['effective_sample_size']:.1f} of {row.filtered['weighed_draws']:.1f} in iteration {row.iteration}"
         for row in summary.rows
@@ -233,6 +234,18 @@ def notes(summary: Summary) -> list[str]:
             f"better base model {best['accuracy']:.3f}; the intervals {'do not overlap' if apart else 'overlap'}."
         )
     return said
+
+
+def _grouped(summary: Summary) -> list[str]:
+    """What the intervals of accuracy take problems in groups as."""
+    found = [row.scores for row in summary.rows if row.scores and "interval" in row.scores]
+    if not found or found[-1]["interval"]["groups"] == found[-1]["n"]:
+        return []
+    last = found[-1]["interval"]
+    return [
+        f"The {found[-1]['n']} held-out problems lie in {last['groups']} groups; the last interval takes them as "
+        f"{last['effective_number']:.1f} that are independent."
+    ]
 
 
 def markdown(summary: Summary, warnings: Sequence[str] = (), facts: Sequence[str] = ()) -> str:

@@ -129,7 +129,7 @@ def test_runs_of_one_seed_share_what_the_first_made_and_audit_green(
 
 def test_scores_of_choices_hold_the_judges_figures(bench: Workplace, done: "subprocess.CompletedProcess[str]") -> None:
     scores = manifest(bench, "letters.one.seed-0", "iteration=001/scores")
-    assert scores["step"]["version"] == 3
+    assert scores["step"]["version"] == 4
     counts = scores["stats"]["judge"]["confusion"]["counts"]
     assert sum(map(sum, counts)) == 8 and len(counts[0]) == 4
 

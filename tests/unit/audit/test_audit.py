@@ -19,7 +19,6 @@ from fem_core import preview
 from fem_core.audit import audit
 from fem_core.audit.ledger import Ledger
 from fem_core.config import PromptsConfig, RunConfig
-from fem_core.evaluate.score import score
 from fem_core.filter.rationales import filter_attempts
 from fem_core.problems.problem import Problem, from_table, make_problem, to_table
 from fem_core.problems.ratings import scale_record
@@ -67,20 +66,20 @@ def test_the_golden_stores_of_old_versions_hold(folder: Path, examine: Any) -> N
     assert any("schema version" in finding.what for finding in result.findings)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_scores_of_classes_are_derived_as_their_own_version_gave_them(
     tmp_path: Path, examine: Any, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     def labels(numbers: range) -> list[Problem]:
-        return [make_problem(f"Is {n} more than {n - 1}?", str(n % 3), "label") for n in numbers]
+        return [make_problem(f"Is {n} more than {n - 1}?", str(n % 3), "label", group=str(n // 2)) for n in numbers]
 
     monkeypatch.setattr(made_run, "problems_of", labels)
-    monkeypatch.setattr(made_run, "score", lambda *inputs: score(*inputs, version))
     monkeypatch.setattr(evaluate, "version", lambda kind: version)
     store = Store.open(str(tmp_path / "store"))
     made_run.make_run(store)
     scores = store.manifest(f"{FIRST}/scores")
-    assert scores is not None and ("judge" in scores.stats) == (version == 2)
+    assert scores is not None and ("judge" in scores.stats) == (version >= 2)
+    assert ("interval" in scores.stats) == (version >= 4)
     result = examine(store, deep=True)
     assert result.broken == () and sum(row.rederived for row in result.checked) == 12
 

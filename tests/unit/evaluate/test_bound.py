@@ -1,14 +1,18 @@
 """EM's bound on a model that can be enumerated: below log p(y* | x), closer with more draws, and a fall is noticed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_run
 import numpy as np
 import pyarrow as pa
 import pytest
 from made_run import made_config, make_run, problems_of
 from scipy.special import logsumexp
 
+from fem_core.audit.audit import audit
+from fem_core.evaluate import bound as bounds
 from fem_core.evaluate.bound import FEWEST, Weighed, bound, direct_text, fell, probe_ids, weighed
 from fem_core.evaluate.paired import paired_bootstrap
 from fem_core.problems.problem import Problem, make_problem
@@ -17,6 +21,7 @@ from fem_core.report.signatures import lines, signatures
 from fem_core.report.summary import further, markdown, summarise
 from fem_core.schemas import PROBES
 from fem_core.store.store import Store
+from tasks.bound import bound_work
 
 RATIONALES, ANSWERS = ("", "a", "b", "c"), ("no", "yes")
 """The first rationale is none: the answer line alone."""
@@ -171,6 +176,65 @@ def test_a_handful_of_problems_cannot_say_that_the_bound_fell() -> None:
 
     assert share(3, FEWEST) > 0.1
     assert share(FEWEST - 1, FEWEST) < 0.07 and share(FEWEST, FEWEST) < 0.07
+
+
+def doubled(one: Weighed) -> Weighed:
+    """Every problem twice, in one group."""
+    ids = tuple(f"{problem_id}-{order}" for problem_id in one.problem_ids for order in "ab")
+    return Weighed(ids, one.log_w.repeat(2, axis=0), one.bounds.repeat(2), tuple(name[:-2] for name in ids))
+
+
+def test_both_orders_of_a_pair_that_are_alike_are_one_sample(toy: Toy) -> None:
+    before, after = toy.weighed(8, 0), toy.trained(0).weighed(8, 1)
+    once, twice = bound(after, before), bound(doubled(after), doubled(before))
+    assert (once["groups"], twice["groups"], twice["problems"]) == (30, 30, 60)
+    for one, other in ((once, twice), (once["change"], twice["change"])):
+        assert (one["low"], one["high"]) == pytest.approx((other["low"], other["high"]))
+        naive = replace(doubled(after), groups=None), replace(doubled(before), groups=None)
+        taken_apart = bound(*naive) if one is once else bound(*naive)["change"]
+        assert "groups" not in taken_apart
+        apart = taken_apart["high"] - taken_apart["low"]
+        assert (other["high"] - other["low"]) / apart == pytest.approx(2**0.5, rel=0.05)
+    assert twice["change"]["lost"] == 2 * once["change"]["lost"] and twice["change"]["p"] == once["change"]["p"]
+
+
+def test_a_group_that_lost_and_gained_is_no_sign_of_either() -> None:
+    draws = np.array([[0.0], [-np.inf]])
+    before = Weighed(("a", "b"), draws, np.zeros(2), ("pair", "pair"))
+    after = replace(before, log_w=draws[::-1])
+    change = bound(after, before)["change"]
+    assert (change["lost"], change["gained"], change["p"]) == (1, 1, 1.0)
+    lost = replace(before, log_w=np.full((2, 1), -np.inf))
+    assert bound(lost, replace(before, log_w=np.zeros((2, 1))))["change"]["p"] == 1.0, "one pair, not two problems"
+
+
+def test_a_fall_needs_as_many_groups_as_it_would_problems() -> None:
+    change = {"difference": -1.0, "low": -2.0, "high": -0.5, "lost": 0, "gained": 0, "p": 1.0}
+    for groups, said in ((FEWEST - 1, False), (FEWEST, True)):
+        assert bool(fell({"change": change | {"problems": 2 * groups, "groups": groups}})) is said
+
+
+def test_a_bound_of_version_1_holds_as_that_version_gave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_pairs(numbers: range) -> list[Problem]:
+        return [replace(one, group=f"pair {i // 2}") for i, one in enumerate(problems_of(numbers))]
+
+    asked = made_config(evaluate={"bound": {"problems": 10, "draws": 2}})
+    store = Store.open(str(tmp_path / "store"))
+    with monkeypatch.context() as then:
+        then.setattr(made_run, "weighed", lambda probes, problems: weighed(probes, problems, 1))
+        then.setattr(bounds, "VERSION", 1)
+        make_run(store, asked, make=in_pairs)
+    manifests = [store.manifest(f"runs/made/iteration=002/{kind}") for kind in ("bound", "probes")]
+    recorded, probes = (one for one in manifests if one is not None)
+    assert recorded.step.version == 1 and "groups" not in recorded.stats
+    result = audit(store, "made", deep=True, cache=tmp_path)
+    assert result.broken == () and not [finding for finding in result.findings if finding.level == "unchecked"]
+    before = store.manifest("runs/made/iteration=001/probes")
+    problems = store.manifest("runs/made/problems/train")
+    assert before is not None and problems is not None
+    todo = bound_work("made", 2, problems, probes, before, recorded)
+    assert store.find(todo.artifact, todo.key) == recorded
+    assert bound_work("made", 2, problems, probes, before).version == bounds.VERSION
 
 
 def test_iterations_of_other_problems_and_probes_without_draws_are_refused() -> None:

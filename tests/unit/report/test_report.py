@@ -13,11 +13,11 @@ from prefect.logging import disable_run_logger
 
 from fem_core.audit.audit import audit
 from fem_core.errors import StoreConflict
-from fem_core.problems.problem import make_problem
+from fem_core.problems.problem import Problem, make_problem
 from fem_core.report.curves import curves
 from fem_core.report.diagnosis import FILE, answers, diagnosis, made
 from fem_core.report.model_card import model_card
-from fem_core.report.summary import summarise
+from fem_core.report.summary import notes, summarise
 from fem_core.store import layout
 from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
@@ -150,3 +150,16 @@ def test_data_that_cannot_be_read_hide_no_table(
     show("made", store=store.url)
     assert "finished" in capsys.readouterr().out
     assert "Reasons" not in model_card(store, "made", 1)
+
+
+def test_it_is_said_what_the_intervals_take_problems_in_groups_as(tmp_path: Path, made_folder: Path) -> None:
+    def pairs(numbers: range) -> list[Problem]:
+        return [make_problem(f"Is {n} odd?", str(n % 4), "label", group=str(n // 2)) for n in numbers]
+
+    store = Store.open(str(tmp_path / "store"))
+    asked = {"source": "table", "path": "sums.jsonl", "answer_kind": "label", "test": 4}
+    make_run(store, made_config(problems=asked), make=pairs, wrong=5)
+    said = "The 4 held-out problems lie in 2 groups; the last interval takes them as 2.0 that are independent."
+    assert said in notes(summarise(store, "made"))
+    alone = summarise(Store.open(str(made_folder), check=False), "made")
+    assert not [note for note in notes(alone) if "groups" in note]
