@@ -195,7 +195,7 @@ class FilterConfig(Section):
     """Reject accepted attempts with more words before the answer line (verdict ``too_long``)."""
     leak: Literal["keep", "mark", "reject"] = Field("keep", json_schema_extra=ADDED)
     """What becomes of a rationale that speaks of having been given the answer, or repeats the hint's own words: ``keep``
-    does not look, ``mark`` keeps it and says so in the verdict's reason, ``reject`` gives the verdict ``leaked``."""
+    counts it, ``mark`` also says so in the verdict's reason, ``reject`` gives the verdict ``leaked``."""
     blind: bool = Field(False, json_schema_extra=ADDED)
     """Reject a rationale from which the model, shown the plain prompt and the rationale without its answer line, does not
     reach the right answer again (verdict ``blind``). Costs one short greedy draw per accepted attempt."""

@@ -59,7 +59,8 @@ def filter_attempts(
         Tables with ``schemas.VERDICTS`` and ``schemas.RATIONALES``; stats with ``problems`` (N), ``attempts``,
         ``accepted`` (rationales), ``problems_accepted``, ``utilization`` = problems_accepted / N,
         ``mean_rationale_tokens`` and the count of each verdict; with weights ``effective_sample_size``, the mean over the
-        problems that have a draw to choose, and ``weighed_draws``, how many draws they have in the mean.
+        problems that have a draw to choose, and ``weighed_draws``, how many draws they have in the mean; where leaks are
+        not rejected, ``marked_leaks`` or ``kept_leaks``, how many passed all filters but those that count what is kept.
 
     Raises:
         ValueError: a draw has no column that the filters need, or its log-probabilities are none.
@@ -122,8 +123,8 @@ def filter_attempts(
     if choices is not None:
         stats["effective_sample_size"] = _mean([choice.effective for choice in choices.values()])
         stats["weighed_draws"] = _mean([len(choice.shares) for choice in choices.values()])
-    if config.leak == "mark":
-        stats["marked_leaks"] = sieve.marked
+    if config.leak != "reject":
+        stats["marked_leaks" if config.leak == "mark" else "kept_leaks"] = sieve.leaks
     return Filtered(all_verdicts, all_rationales, stats)
 
 

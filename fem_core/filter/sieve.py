@@ -71,8 +71,8 @@ class Sieve:
             name_of: names the attempt in a row, for reasons.
             annotated: what people objected to, as ``annotations.rejected`` gives it.
         """
-        self.marked = 0
-        """Kept rationales whose reason says that they speak of having been given the answer."""
+        self.leaks = 0
+        """Kept rationales that speak of having been given the answer, or repeat the hint's own words."""
         self._config = config
         self._leaks = Leaks(prompts)
         self._near = None if config.near_duplicate is None else NearDuplicates(config.near_duplicate, texts)
@@ -119,9 +119,9 @@ class Sieve:
                 f", chosen with weight {choice.shares[draft.attempt]:.2f} among {len(choice.shares)}, "
                 f"effective sample size {choice.effective:.1f}"
             )
-        if self._config.leak == "mark" and (found := self._leak(draft)):
-            self.marked += 1
-            reason += f", and {found}"
+        if self._config.leak != "reject" and (found := self._leak(draft)):
+            self.leaks += 1
+            reason += f", and {found}" if self._config.leak == "mark" else ""
         return ACCEPTED, reason
 
     def _annotated(self, draft: Draft) -> str | None:

@@ -201,7 +201,9 @@ def _lost(summary: runs.Summary, verdict: str, what: str) -> Facts:
 
 def _leaking(summary: runs.Summary, _: list[Row]) -> Facts:
     """Of the draws that were looked at, beyond both intervals: neither more right draws nor 3 of 200 after 1 are a rise."""
-    drawn = [(row, *counts) for row in summary.rows if row.filtered and (counts := _leaks(row.filtered))[1]]
+    filtered = [row for row in summary.rows if row.filtered]
+    counted = [row for row in filtered if row.filtered and "kept_leaks" in row.filtered]  # not by an older version
+    drawn = [(row, *counts) for row in counted or filtered if row.filtered and (counts := _leaks(row.filtered))[1]]
     facts = {}
     for row, leaks, looked in drawn[1:]:
         first, before, of = drawn[0]
@@ -215,10 +217,11 @@ def _leaking(summary: runs.Summary, _: list[Row]) -> Facts:
 
 def _leaks(filtered: Mapping[str, Any]) -> tuple[int, int]:
     """How many rationales leak, and how many were looked at: right ones that the filters before let pass, or, where leaks
-    are marked and not rejected, those that passed all but the ones that count them."""
+    are not rejected, those that passed all but the ones that count them."""
     verdicts = filtered["verdicts"]
-    if "marked_leaks" in filtered:
-        return filtered["marked_leaks"], sum(verdicts.get(name, 0) for name in (ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE))
+    for kept in ("marked_leaks", "kept_leaks"):
+        if kept in filtered:
+            return filtered[kept], sum(verdicts.get(name, 0) for name in (ACCEPTED, OVER_LABEL_SHARE, OVER_SIZE))
     return verdicts.get(LEAKED, 0), filtered["attempts"] - sum(verdicts.get(name, 0) for name in _BEFORE_LEAKS)
 
 

@@ -110,6 +110,8 @@ def test_a_marked_leak_stays_and_says_so() -> None:
     rows = [attempt(PROBLEMS[2], 0, told, "accepted"), attempt(PROBLEMS[1], 0, "One more.\nAnswer: 2", "accepted")]
     kept, marked = filtered(rows), filtered(rows, FilterConfig(leak="mark"))
     assert kept.rationales.equals(marked.rationales) and marked.stats["marked_leaks"] == 1
+    assert kept.stats["kept_leaks"] == 1 and "marked_leaks" not in kept.stats
+    assert {row["reason"] for row in kept.verdicts.to_pylist()} == {"answered '4'", "answered '2'"}
     reasons = [row["reason"] for row in marked.verdicts.to_pylist() if row["problem_id"] == PROBLEMS[2].problem_id]
     assert reasons == ["answered '4', and speaks of a given answer: 'told that the correct answer'"]
 

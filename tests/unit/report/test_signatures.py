@@ -5,15 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from made_run import made_config
 
-from fem_core.config import RunConfig
+from fem_core.config import FilterConfig, PromptsConfig, RunConfig
 from fem_core.config_files import sections_at
 from fem_core.evaluate.diagnostics import Row as Measured
 from fem_core.evaluate.score import wilson
+from fem_core.filter.rationales import filter_attempts
+from fem_core.problems.problem import make_problem
 from fem_core.report.signatures import _KINDS, Signature, below_rs, lines, signatures
 from fem_core.report.summary import Row, Summary, markdown
+from fem_core.schemas import ATTEMPTS
 from tasks.prepare import run_record
 
 
@@ -147,6 +151,30 @@ def test_leaks_that_are_marked_and_kept_count_as_well() -> None:
     assert names(run(few, many)) == {"leaks increase": (2,)}
     assert names(run(marked(16, accepted=40), marked(40, accepted=60, over_size=40))) == {}, "0.4 both times"
     assert names(run(marked(0, wrong_answer=200), marked(40, accepted=80))) == {}, "nothing was looked at before"
+
+
+def test_leaks_that_the_default_keeps_are_noticed_when_they_increase() -> None:
+    """From the draws to the words: the filter as no configuration has set it."""
+    problems = [make_problem(f"What is {n} + 1?", str(n + 1), "number") for n in range(40)]
+
+    def kept(leaking: int) -> dict[str, Any]:
+        told = ["Since we are told that the answer is right, we show it." if n < leaking else "Add." for n in range(40)]
+        rows = [
+            {
+                "problem_id": problem.problem_id, "attempt": 0, "prompt_kind": "hinted", "exemplars": 0,
+                "text": f"{said}\nAnswer: {problem.answer}", "answer": problem.answer, "verdict": "accepted",
+                "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 40, "logprob": -1.0, "seed": n,
+            }
+            for n, (problem, said) in enumerate(zip(problems, told, strict=True))
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=ATTEMPTS)
+        return filter_attempts(problems, [table], FilterConfig(), PromptsConfig()).stats
+
+    first, later, older = kept(1), kept(30), filtered(accepted=40)
+    found = names(run((first, scored(90)), (later, scored(90))))
+    assert found == {"leaks increase": (2,)}
+    assert names(run((later, scored(90)), (later, scored(90)))) == {}
+    assert names(run((older, scored(90)), (later, scored(90)))) == {}, "an older version did not count"
 
 
 def test_an_iteration_without_an_attempt_divides_by_nothing() -> None:
