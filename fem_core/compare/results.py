@@ -19,7 +19,7 @@ from fem_core.compare.controls import label_fitting
 from fem_core.errors import FemError
 from fem_core.evaluate.paired import holm, mcnemar, paired_bootstrap, t_interval
 from fem_core.filter.verdict import ACCEPTED
-from fem_core.report.signatures import below_rs
+from fem_core.report.signatures import below_rs, hints_hurt
 from fem_core.report.summary import Row, Summary, summarise
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
@@ -142,7 +142,7 @@ def results(store: Store, comparison: Comparison, found: Sequence[Cell]) -> Resu
     budget = _budget(rows, done) if comparison.fair == "draws" else {}
     reached = {cell.name: _reached(rows, cell, budget.get(cell.seed)) for cell in done}
     pairs, notes = _pairs(store, done, reached)
-    notes += _short(rows, comparison.accepted) + _hints_hurt(done, summaries)
+    notes += _short(rows, comparison.accepted) + _hints_hurt(done, summaries, pairs, reached)
     notes += label_fitting(pairs, done, rows, reached)
     shown = {(cell.name, reached[cell.name], cell.config.prompts.train_exemplars) for cell in done if budget}
     at_budget = [row for row in rows if (row["run"], row["iteration"], row["exemplars"]) in shown]
@@ -314,13 +314,28 @@ def _short(rows: Sequence[Mapping[str, Any]], accepted: int | None) -> list[str]
     ]
 
 
-def _hints_hurt(done: Sequence[Cell], summaries: Mapping[str, Summary]) -> list[str]:
-    """Runs of PPS that scored below one of RS under the same seed, problems and base model."""
+def _hints_hurt(
+    done: Sequence[Cell], summaries: Mapping[str, Summary], pairs: Sequence[Pair], reached: Mapping[str, int]
+) -> list[str]:
+    """Where PPS scored below RS on the same problems, seed and base model: runs beyond both intervals; arms of which no two
+    runs are so far apart, beyond the interval of their pairs."""
     by_scheme = {name: [cell for cell in done if cell.config.scheme.name == name] for name in ("pps", "rs")}
-    found = []
-    for hinted, plain in itertools.product(by_scheme["pps"], by_scheme["rs"]):
-        if hinted.group == plain.group:
-            signature = below_rs(summaries[hinted.name], summaries[plain.name])
-            if signature is not None:
-                found.append(f"{hinted.name} beside {plain.name}: {signature.sentence}")
+    beside = [both for both in itertools.product(by_scheme["pps"], by_scheme["rs"]) if both[0].group == both[1].group]
+    found, said = [], set()
+    for hinted, plain in beside:
+        signature = below_rs(summaries[hinted.name], summaries[plain.name])
+        if signature is not None:
+            found.append(f"{hinted.name} beside {plain.name}: {signature.sentence}")
+            said.add((hinted.arm, plain.arm))
+    by_arms = {frozenset((pair.first, pair.second)): pair for pair in pairs}
+    for arms in dict.fromkeys((hinted.arm, plain.arm) for hinted, plain in beside):
+        pair = by_arms.get(frozenset(arms))
+        if pair is None or arms in said:
+            continue
+        sign = 1 if pair.second == arms[0] else -1
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        if high < 0:
+            iterations = tuple(sorted({reached[hinted.name] for hinted, plain in beside if hinted.arm == arms[0]}))
+            apart = f"PPS less RS is {sign * pair.difference:+.3f} ({low:+.3f} to {high:+.3f} over problems)"
+            found.append(f"{arms[0]} beside {arms[1]}: {hints_hurt(iterations, apart).sentence}")
     return found

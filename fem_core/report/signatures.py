@@ -106,11 +106,20 @@ def below_rs(pps: runs.Summary, rs: runs.Summary) -> Signature | None:
     if not both or hinted[both[-1]]["high"] >= plain[both[-1]]["low"]:
         return None
     k = both[-1]
+    return hints_hurt((k,), f"PPS scores {_interval(hinted[k])} and RS {_interval(plain[k])}")
+
+
+def hints_hurt(iterations: tuple[int, ...], figures: str) -> Signature:
+    """The signature *PPS below RS*.
+
+    Args:
+        figures: what shows it, in words.
+    """
     return Signature(
         "PPS below RS",
-        (k,),
-        f"PPS scores {_interval(hinted[k])} and RS {_interval(plain[k])}: rationales drawn with the answer in sight are not "
-        "those that lead to it, so the hint bought rows and not skill.",
+        iterations,
+        f"{figures}: rationales drawn with the answer in sight are not those that lead to it, so the hint bought rows and "
+        "not skill.",
         "Read some with fem trace and the rationales' files, word prompts.hinted so that it asks for a derivation, show "
         "worked examples (prompts.sample_exemplars), or use scheme.name star, which hints only where plain draws fail.",
     )

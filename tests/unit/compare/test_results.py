@@ -17,7 +17,7 @@ from fem_core.compare.figures import figures
 from fem_core.compare.report import line_table, markdown, pair_table, write
 from fem_core.compare.results import Mean, Pair, results, state
 from fem_core.errors import FemError
-from fem_core.problems.problem import Problem
+from fem_core.problems.problem import Problem, make_problem
 from fem_core.schemas import COMPARISON
 from fem_core.store import layout
 from fem_core.store.deletion import mark
@@ -200,6 +200,23 @@ def test_arms_with_other_test_problems_are_not_paired(store: Store, monkeypatch:
     came = results(store, comparison, found)
     assert not came.pairs
     assert came.notes == ["a and b have other test problems in 1 of 1 seeds, which are not paired."]
+
+
+@pytest.mark.parametrize("order", [("rs", "pps"), ("pps", "rs")])
+def test_pps_below_rs_is_said_of_arms_where_the_runs_alone_are_too_small_to_say_it(
+    store: Store, order: tuple[str, str]
+) -> None:
+    def sums(numbers: range) -> list[Problem]:
+        """Of the four test problems, 3 divides three."""
+        return [make_problem(f"What is {n}?", "7" if n == numbers[-1] else "6", "number") for n in numbers]
+
+    arms = [{"name": name, "set": {"scheme.name": name}} for name in order]
+    comparison = described(arms=arms, axes={"seed": [0, 1]})
+    for cell in cells(comparison):
+        make_run(store, cell.config, wrong=3 if cell.arm == "pps" else 1000, make=sums)
+    (note,) = results(store, comparison, cells(comparison)).notes
+    assert note.startswith("pps beside rs: PPS below RS (iteration 2): PPS less RS is -0.750 (-1.000 to -0.250 over")
+    assert "so the hint bought rows and not skill" in note
 
 
 def test_pps_below_rs_is_said_with_what_to_try(store: Store) -> None:
