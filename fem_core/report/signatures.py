@@ -131,10 +131,11 @@ def lines(found: Iterable[Signature]) -> list[str]:
 
 
 def _near_zero(summary: runs.Summary, _: list[Row]) -> Facts:
+    """Not where ``filter.max_rationales`` left rationales out: that so few train is what was asked for."""
     return {
         row.iteration: f"utilization is {row.filtered['utilization']:.3f} of {row.filtered['problems']} problems"
         for row in summary.rows
-        if row.filtered is not None and row.filtered["utilization"] < NEAR_ZERO
+        if row.filtered is not None and row.filtered["utilization"] < NEAR_ZERO and not _count(row, OVER_SIZE)[0]
     }
 
 

@@ -67,6 +67,8 @@ def test_a_run_that_learns_shows_none() -> None:
 def test_utilization_near_zero() -> None:
     assert names(run((filtered(0.049), scored(90)), GOOD)) == {"utilization near zero": (1,)}
     assert names(run((filtered(0.05), scored(90)))) == {}
+    capped = filtered(0.04, accepted=8, over_size=120), scored(90)
+    assert names(run(capped)) == {}, "filter.max_rationales asks for so few"
     (one,) = signatures(run((filtered(0.01), scored(90)), (filtered(0.02), scored(90))))
     assert one.iterations == (1, 2) and "utilization is 0.020 of 200 problems" in one.meaning
 
