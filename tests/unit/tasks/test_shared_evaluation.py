@@ -1,21 +1,25 @@
 """Runs that ask the base model the same share its evaluation, whatever they draw with; older ones keep what they have."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from made_run import made_config, make_run
+from prefect.logging import disable_run_logger
 
 from fem_core.audit.audit import audit
 from fem_core.compare.cells import Cell, beside, cells
 from fem_core.compare.comparison import Comparison
 from fem_core.config import RunConfig
+from fem_core.evaluate.score import VERSION
+from fem_core.problems.problem import Problem, make_problem
 from fem_core.schemas import ATTEMPTS
 from fem_core.store import fork, layout
 from fem_core.store.manifest import Manifest
 from fem_core.store.store import Store
 from flows.compare import begin_beside
 from flows.plan import plan
-from tasks import evaluate, prepare, sample
+from tasks import evaluate, prepare, sample, step
 
 EXEMPLARS = [{"question": f"What is {n} + 1?", "rationale": f"One after {n}.", "answer": str(n + 1)} for n in range(2)]
 HINTS = ["answer", "answer_with_reason_request", "candidates"]
@@ -154,3 +158,34 @@ def test_predictions_that_an_older_version_had_begun_go_on(tmp_path: Path) -> No
     store.root.create(f"{torn}/{layout.part_name(0)}", b"PAR1 torn")
     found = evaluate.predictions_there(store, store.run("made"), "made", config, 4, test, checkpoint, 0)
     assert found.version == evaluate.VERSION
+
+
+# -- the task, where predictions are there and scores are not ----------------------------------------------------------
+
+
+async def told_to_nobody(*_: object) -> None:
+    """No Prefect server is needed to score."""
+
+
+@pytest.mark.parametrize(("kind", "version"), [("number", 1), ("label", VERSION)])
+def test_the_task_scores_what_is_there_as_the_version_that_it_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, version: int
+) -> None:
+    store, places = Store.open(str(tmp_path / "store")), {"source": "table", "path": "s.jsonl", "test": 4}
+    config = made_config(problems=places | {"answer_kind": kind})
+
+    def pairs(numbers: range) -> list[Problem]:
+        return [make_problem(f"What is {n} + 1?", str(n + 1), kind, group=f"pair {n // 2}") for n in numbers]
+
+    with monkeypatch.context() as then:
+        older(then)
+        make_run(store, config, make=pairs)
+    store.root.remove(f"{layout.iteration('made', 2, 'scores')}/{layout.MANIFEST}")
+    monkeypatch.setattr(evaluate.metrics, "scored", told_to_nobody)
+    run = step.Run("made", config, store, tmp_path, record=store.run("made"))
+    places_of_inputs = [layout.problems("made", side) for side in ("train", "test")]
+    inputs = [manifest(store, place) for place in (*places_of_inputs, layout.iteration("made", 2, "checkpoint"))]
+    with disable_run_logger():
+        scores = asyncio.run(evaluate.evaluate.fn(run, 2, *inputs, 0))
+    assert scores.step.version == version and ("interval" in scores.stats) == (version == VERSION)
+    assert audit(store, "made", deep=True, cache=tmp_path).broken == ()
