@@ -32,7 +32,7 @@ s3: setup
 
 up: setup
 	@$(IN) deployments/setup.sh $(DEVICE) test
-	@$(UP) up
+	@$(UP) up $(if $(LIMIT),--limit "$(LIMIT)")
 
 down: setup
 	@$(UP) down

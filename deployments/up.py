@@ -127,8 +127,12 @@ class Installation:
         return True
 
 
-def up(here: Installation) -> None:
-    """Start what does not run, and register the deployments."""
+def up(here: Installation, limit: int | None = None) -> None:
+    """Start what does not run, and register the deployments.
+
+    Args:
+        limit: of the worker's runs at a time; without one it takes each run as soon as it sees it.
+    """
     for name in ("logs", "prefect", "s3"):
         (here.folder / name).mkdir(parents=True, exist_ok=True)
     env = settings(here)
@@ -151,7 +155,8 @@ def up(here: Installation) -> None:
     if here.process("worker") is None:
         say("starting the worker")
         here.port("worker", 8080)  # leaves where it was taken since ``settings``
-        here.spawn("worker", [*worker_command(), "--name", f"fem-{platform.node()}"], env)
+        at_a_time = [] if limit is None else ["--limit", str(limit)]
+        here.spawn("worker", [*worker_command(), "--name", f"fem-{platform.node()}", *at_a_time], env)
     wait_for(f"http://127.0.0.1:{env['PREFECT_WORKER_WEBSERVER_PORT']}/health", here, "worker")
     status(here)
 
@@ -283,6 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["up", "down", "status"])
     parser.add_argument("--folder", type=Path, default=ROOT / ".fem-up", help="where everything is kept")
+    parser.add_argument("--limit", type=int, help="runs that the worker does at a time; any number by default")
     arguments = parser.parse_args()
     if not WEED.is_file():
         sys.exit("The S3 server is not installed. Type: make up")
@@ -293,7 +299,7 @@ def main() -> None:
         down(here)
         return
     here.folder.mkdir(parents=True, exist_ok=True)
-    up(here)
+    up(here, arguments.limit)
 
 
 if __name__ == "__main__":
