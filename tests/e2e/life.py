@@ -82,6 +82,8 @@ class Life:
     worker: "subprocess.Popen[bytes] | None" = None
     environment: dict[str, str] = field(default_factory=dict)
     """More of it, for what is started from now on."""
+    deployment: str = DEPLOYMENT
+    """Which one of the flow ``fem``."""
 
     @property
     def api(self) -> str:
@@ -155,7 +157,7 @@ class Life:
         Args:
             variables: of the job; the UI's form has them, too.
         """
-        deployment = self.ask(f"/deployments/name/fem/{DEPLOYMENT}", method="GET")
+        deployment = self.ask(f"/deployments/name/fem/{self.deployment}", method="GET")
         body = {"parameters": parameters, "name": name, "job_variables": variables or {}}
         return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
 

@@ -1,0 +1,182 @@
+"""What ``make up`` installs on a machine: where it listens, two workers side by side, where secrets are, and its end.
+
+One real installation for all tests: S3 store, Prefect server, deployments, worker, engines and trainers on a tiny model.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from life import ENGINE, FEM, PREFECT, Life, config_of, install, until
+from place import ROOT
+from starlette.testclient import TestClient
+
+from deployments.up import POOL, read_environment
+from fem_core.browse.app import application
+from fem_core.browse.library import Library
+
+pytestmark = pytest.mark.slow
+
+WAIT = 240.0
+"""Seconds that something may take on a machine that does other things as well."""
+
+TOKEN = "hf_nobody_may_see_this"
+STORE = "s3://fem/runs"
+RUNS = ("first", "second")
+DEVICE = "device-of-the-second"
+
+
+def installed(life: Life) -> Path:
+    """The folder of the installation, apart from what the tests keep."""
+    return life.folder / "up"
+
+
+def make(life: Life, what: str, *more: str) -> str:
+    """What ``make up`` and ``make down`` call; its output."""
+    command = [sys.executable, "-m", "deployments.up", what, "--folder", str(installed(life)), *more]
+    done = subprocess.run(
+        command, cwd=ROOT, env=life.env, capture_output=True, text=True, timeout=2 * WAIT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def command(life: Life, *words: str) -> str:
+    """What a person types after ``source env``; its output."""
+    done = subprocess.run(
+        words, cwd=life.folder, env=life.env, capture_output=True, text=True, timeout=WAIT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """The installation, whose worker does one run at a time."""
+    life = install(tmp_path_factory.mktemp("installed") / "here")
+    life.deployment = "fem"
+    life.environment["HF_TOKEN"] = TOKEN
+    with ExitStack() as ends:
+        ends.callback(life.end)
+        ends.callback(lambda: make(life, "down"))
+        make(life, "up", "--limit", "1")
+        life.environment |= read_environment(installed(life) / "env")
+        life.port = urlsplit(life.environment["PREFECT_API_URL"]).port or 0
+        yield life
+
+
+@pytest.fixture(scope="module")
+def both(life: Life) -> dict[str, str]:
+    """Two runs that worked at the same time on two devices, each done by a worker of its own; flow runs by name."""
+    command(life, PREFECT, "--no-prompt", "global-concurrency-limit", "create", DEVICE, "--limit", "1")
+    life.environment["FEM_DEVICE"], first = DEVICE, life.environment["FEM_DEVICE"]
+    start = (PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
+    life.worker = life.start("worker-2", *start)
+    life.environment["FEM_DEVICE"] = first
+    begun = {name: life.run(name, config=config_of(life, name, store=STORE, iterations=1)) for name in RUNS}
+    until(lambda: devices(life) == {first, DEVICE}, WAIT, "an engine on each device at the same time")
+    for run in begun.values():
+        until(lambda run=run: life.state(run) == "Completed", WAIT, f"the end of {begun}")
+    return begun
+
+
+def devices(life: Life) -> set[str]:
+    """On which engines work now."""
+    return {one.environ()["FEM_DEVICE"] for one in life.children(ENGINE)}
+
+
+def test_up_again_changes_nothing_and_all_of_it_is_for_this_machine_alone(life: Life) -> None:
+    before = {one.pid for one in life.children("")}
+    env = (installed(life) / "env").read_text()
+    said = make(life, "up")
+    assert {one.pid for one in life.children("")} == before and (installed(life) / "env").read_text() == env
+    assert "starting" not in said and "does not run" not in said
+    assert (installed(life) / "env").stat().st_mode & 0o777 == 0o600
+    listening = [
+        (one.name(), held.laddr.ip, held.laddr.port)
+        for one in life.children("")
+        for held in one.net_connections("inet")
+        if held.status == psutil.CONN_LISTEN
+    ]
+    ports = {urlsplit(life.environment[name]).port for name in ("PREFECT_API_URL", "AWS_ENDPOINT_URL")}
+    assert ports < {port for _, _, port in listening}
+    assert [one for one in listening if one[1] not in ("127.0.0.1", "::1")] == []
+
+
+def test_two_workers_do_two_runs_at_the_same_time(life: Life, both: dict[str, str]) -> None:
+    for name, run in both.items():
+        assert not [line for line in life.logs(run) if "waiting for the device" in line]
+        said = command(life, FEM, "audit", name, "--deep", "--store", STORE)
+        assert f"Run {name} holds" in said.splitlines()[-1] and "derived again" in said
+
+
+def test_no_secret_is_where_people_look(life: Life, both: dict[str, str]) -> None:
+    """The same search finds the runs' names in each of the places."""
+    secrets = [TOKEN, *(life.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))]
+    for place, texts in (
+        ("database", [one.read_bytes() for one in (installed(life) / "prefect").glob("*.db*")]),
+        ("logs", [one.read_bytes() for one in (installed(life) / "logs").iterdir()]),
+        ("artifacts", [repr(life.artifacts(run)).encode() for run in both.values()]),
+        ("objects", objects(life)),
+        ("pages", pages(life)),
+    ):
+        seen = b"\n".join(texts)
+        assert all(name.encode() in seen for name in RUNS), place
+        assert [secret for secret in secrets if secret.encode() in seen] == [], place
+    spoken = (installed(life) / "env").read_text()
+    assert all(secret in spoken for secret in secrets[1:])
+
+
+def filesystem(life: Life) -> s3fs.S3FileSystem:
+    return s3fs.S3FileSystem(
+        key=life.environment["AWS_ACCESS_KEY_ID"],
+        secret=life.environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=life.environment["AWS_ENDPOINT_URL"],
+    )
+
+
+def objects(life: Life) -> Iterator[bytes]:
+    """All of the store, and what compressed tables hold."""
+    store = filesystem(life)
+    for name in store.find("fem"):
+        yield store.cat_file(name)
+        if name.endswith(".parquet"):
+            with store.open(name) as file:
+                yield repr(pq.read_table(file).to_pydict()).encode()
+
+
+def pages(life: Life) -> Iterator[bytes]:
+    """The rationale browser's pages that its own links lead to, but for those of single rationales and other filters."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in life.environment.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        library = Library(STORE, life.folder / "browsed")
+        try:
+            client = TestClient(application(library), base_url="http://127.0.0.1")
+            todo, seen = ["/runs"], set[str]()
+            while todo:
+                address = todo.pop()
+                seen.add(address)
+                answer = client.get(address)
+                assert answer.status_code == 200, address
+                yield answer.content
+                links = re.findall(r'href="(/[^"#?]*(?:\?kind=[a-z-]+)?)"', answer.text)
+                todo += {one for one in links if one.count("/") <= 5} - seen - set(todo)
+        finally:
+            library.close()
+
+
+def test_down_leaves_no_process(life: Life) -> None:
+    life.kill_worker()
+    said = make(life, "down")
+    assert said.count("ended") == 3
+    assert [one.cmdline() for one in life.children("")] == []
