@@ -15,6 +15,7 @@ from prefect.input import RunInput
 from prefect.input.actions import acreate_flow_run_input, adelete_flow_run_input, aread_flow_run_input
 from prefect.input.run_input import keyset_from_base_key
 from prefect.runtime import deployment
+from pydantic import Field
 
 from fem_core.errors import FemError
 from fem_core.report import samples
@@ -35,8 +36,7 @@ FALLS = 2
 class Approval(RunInput):
     """What a person may say on resuming."""
 
-    note: str = ""
-    """Goes to the run's log."""
+    note: str = Field("", description="Goes to the run's log.")
 
 
 def check(pause_after: Sequence[int], iterations: int, *, hold: bool = False) -> None:
