@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +13,7 @@ from fem_core.config import RunConfig
 from fem_core.config_files import load_config
 from fem_core.errors import FemError
 from flows.commands.options import DEFAULT_STORE, PoolType, Set, StoreUrl
+from flows.ending import sentence
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
@@ -69,11 +72,31 @@ def deploy(
     if config is None and (name or set_ or cron):
         raise FemError("--name, --set and --cron describe a deployment of a configuration. Name its file, too.")
     read = None if config is None else load_config(config, set_, **({} if store is None else {"store": store}))
-    asyncio.run(_prepare(pool, pool_type, folder.resolve()))
-    if config is None or read is None:
-        _shipped(pool, store or DEFAULT_STORE, timezone)
-    else:
-        _own(read, name or config.stem, cron, timezone, overlap, pool)
+    with _answered():
+        asyncio.run(_prepare(pool, pool_type, folder.resolve()))
+        if config is None or read is None:
+            _shipped(pool, store or DEFAULT_STORE, timezone)
+        else:
+            _own(read, name or config.stem, cron, timezone, overlap, pool)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Say in a sentence that the server answered with an error.
+
+    Raises:
+        FemError: it did.
+    """
+    from prefect.deployments.runner import DeploymentApplyError
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except (PrefectHTTPStatusError, DeploymentApplyError) as error:
+        raise FemError(
+            f"The Prefect server at {os.environ['PREFECT_API_URL']} did not do it: {sentence(error)}. A server may be busy "
+            "for a minute, and its log says more. Try it again."
+        ) from error
 
 
 def version() -> str:

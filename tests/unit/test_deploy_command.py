@@ -1,7 +1,9 @@
 """`fem deploy` where something is wrong: one sentence, before anything is registered."""
 
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,27 @@ def test_runs_are_done_one_at_a_time_where_that_is_asked_for(
 def test_a_server_that_does_not_answer_is_named(closed: str) -> None:
     with pytest.raises(FemError, match=rf"^No Prefect server answers at {closed}\."):
         deploy(DEMO)
+
+
+class Busy(BaseHTTPRequestHandler):
+    """What a Prefect server on SQLite answers while others write."""
+
+    def do_POST(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_is_busy_is_a_sentence(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        with temporary_settings({PREFECT_API_URL: url}):
+            with pytest.raises(FemError, match=rf"^The Prefect server at {url} did not do it: .*503.* Try it again\."):
+                deploy(DEMO)
+            server.shutdown()
