@@ -15,6 +15,23 @@ def sentence(error: BaseException) -> str:
     return safe(" ".join(str(error).split())) or type(error).__name__
 
 
+TELL_SECONDS = 10.0
+"""How long a command waits at its end for the Prefect server to take what it has been told."""
+
+
+def part(text: str, code: int) -> None:
+    """Give the Prefect server a while to take the last events and log lines; leave with the sentence where it does not.
+
+    Prefect itself spends eight seconds on each event that a server has not taken, however many there are.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    drained = [one.drain_all(timeout=TELL_SECONDS) for one in (EventsWorker, APILogWorker)]
+    if any(waiting for _, waiting in drained):  # type: ignore[misc]
+        leave(f"The Prefect server has not taken all that it was told; {text}", code)
+
+
 def leave(text: str, code: int) -> NoReturn:
     """Say it and go at once: Prefect's exit handlers would wait for a server that the same Ctrl-C may have ended."""
     print(text, file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fem_core.config import RunConfig
 from fem_core.errors import FemError
 from flows.commands.show import show
-from flows.ending import leave, sentence
+from flows.ending import leave, part, sentence
 
 if TYPE_CHECKING:
     from fem_core.store.fork import Parent
@@ -62,6 +62,7 @@ def execute(config: RunConfig, parent: "Parent | None" = None) -> None:
             leave(f"The run failed: {sentence(error)}\nThe traceback is in {log}. Continue with: {again}", 1)
     show(name, store=config.store)
     _look_further(config)
+    part("the run is complete in its store.", 0)
 
 
 def _again(config: RunConfig) -> str:
