@@ -1,0 +1,87 @@
+"""The pages of a Prefect server as a person uses them: a form is filled, a button pressed, a tab read. For tests and pictures.
+
+Contract: the pages are those that the server shows by default. A press returns the server's answer to it, whatever that
+is, so that nobody takes a click for what was to come of it.
+"""
+
+import re
+from dataclasses import dataclass
+
+from playwright.sync_api import Locator, Page, Response
+
+SECONDS = 120.0
+"""How long a page may take on a machine that does other things as well."""
+
+_FIELD = "xpath=ancestor::div[contains(concat(' ', @class, ' '), ' schema-form-property ')][1]"
+"""From a field's name to the field with its description and input."""
+
+
+@dataclass(frozen=True)
+class PrefectUI:
+    """A page of a browser, and the server that it looks at."""
+
+    page: Page
+    home: str
+    """URL without ``/api``."""
+
+    def __post_init__(self) -> None:
+        self.page.set_default_timeout(1000 * SECONDS)
+
+    def run_form(self, deployment: str) -> None:
+        """Open what *Run → Custom run* opens, by the deployment's id."""
+        self.page.goto(f"{self.home}/deployments/deployment/{deployment}/run")
+        self._button("Submit").wait_for()
+
+    def field(self, name: str) -> Locator:
+        """The first field of a form with this name."""
+        label = self.page.locator(".schema-form-property__label")
+        named = label.filter(has_text=re.compile(rf"^\s*{re.escape(name)}( \(Optional\))?\s*$"))
+        return named.first.locator(_FIELD)
+
+    def write(self, name: str, value: str) -> None:
+        """Put a value into a field; into a list, as a new item."""
+        field = self.field(name)
+        if (add := field.get_by_role("button", name="Add item")).count():
+            add.click()
+        taken = field.locator("input, textarea").last
+        taken.click()
+        taken.fill(value)
+        taken.blur()
+
+    def submit(self) -> Response:
+        """Submit the form of a run."""
+        return self._press(self._button("Submit"), "/create_flow_run")
+
+    def flow_run(self, run: str, tab: str | None = None) -> None:
+        """Open a flow run's page by its id, and one of its tabs by its name."""
+        self.page.goto(f"{self.home}/runs/flow-run/{run}")
+        self.page.get_by_text("Artifacts", exact=True).first.wait_for()
+        if tab is not None:
+            self.page.get_by_text(tab, exact=True).first.click()
+
+    def artifact(self, key: str) -> None:
+        """Open an artifact from the tab *Artifacts* of a flow run's page."""
+        self.page.get_by_text(key, exact=True).first.click()
+
+    def resume(self, note: str) -> Response:
+        """Fill the open form of Resume and submit it."""
+        self.write("Note", note)
+        return self._press(self._button("Submit"), "/resume")
+
+    def ask_resume(self) -> None:
+        """Press Resume of a flow run that waits for a person, which opens a form."""
+        self._button("Resume").click()
+        self.field("Note").wait_for()
+
+    def retry(self) -> Response:
+        """Press Retry of a flow run that has ended."""
+        self._button("Retry").click()
+        return self._press(self.page.get_by_role("dialog").get_by_role("button", name="Retry"), "/set_state")
+
+    def _button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True).last
+
+    def _press(self, button: Locator, path: str) -> Response:
+        with self.page.expect_response(lambda one: one.request.method == "POST" and one.url.endswith(path)) as answer:
+            button.click()
+        return answer.value
