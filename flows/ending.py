@@ -33,7 +33,7 @@ def part(text: str, code: int) -> None:
 
 
 def leave(text: str, code: int) -> NoReturn:
-    """Say it and go at once: Prefect's exit handlers would wait for a server that the same Ctrl-C may have ended."""
+    """Say it and go at once: Prefect's exit handlers would wait for a server that may have gone."""
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if "prefect.server.api.server" in sys.modules:

@@ -11,7 +11,7 @@ from fem_core.compare.cells import Cell, beside, cells
 from fem_core.compare.comparison import Comparison, load_comparison
 from fem_core.errors import FemError
 from flows.commands.options import Set, StoreUrl
-from flows.ending import leave, safe, sentence
+from flows.ending import leave, part, safe, sentence
 
 if TYPE_CHECKING:
     from fem_core.compare.results import Results
@@ -121,6 +121,7 @@ def _execute(described: Comparison, found: Sequence[Cell], concurrency: int | No
         for name, failure in failures.items():
             print(f"{name} failed: {sentence(failure)}", file=sys.stderr)
         leave(f"{len(failures)} of {len(found)} runs failed. Continue with: {_again()}", 1)
+    part("the comparison is complete in its store.", 0)
 
 
 def _open(found: Sequence[Cell]) -> "Store":
