@@ -1,7 +1,8 @@
 """The pages of a Prefect server as a person uses them: a form is filled, a button pressed, a tab read. For tests and pictures.
 
 Contract: the pages are those that the server shows by default. A press returns the server's answer to it, whatever that
-is, so that nobody takes a click for what was to come of it.
+is, so that nobody takes a click for what was to come of it. Where the server is busy, the page says "Oops. Something went
+wrong." and nothing was done; then it is pressed again, as a person does.
 """
 
 import re
@@ -11,6 +12,9 @@ from playwright.sync_api import Locator, Page, Response
 
 SECONDS = 120.0
 """How long a page may take on a machine that does other things as well."""
+
+BUSY = 503
+"""What a server on SQLite answers while others write."""
 
 _FIELD = "xpath=ancestor::div[contains(concat(' ', @class, ' '), ' schema-form-property ')][1]"
 """From a field's name to the field with its description and input."""
@@ -50,7 +54,9 @@ class PrefectUI:
 
     def submit(self) -> Response:
         """Submit the form of a run."""
-        return self._press(self._button("Submit"), "/create_flow_run")
+        while (answer := self._press(self._button("Submit"), "/create_flow_run")).status == BUSY:
+            self._button("Submit").wait_for()
+        return answer
 
     def flow_run(self, run: str, tab: str | None = None) -> None:
         """Open a flow run's page by its id, and one of its tabs by its name."""
@@ -64,13 +70,19 @@ class PrefectUI:
         self.page.get_by_text(key, exact=True).first.click()
 
     def resume(self, note: str) -> Response:
-        """Fill the open form of Resume and submit it."""
-        self.write("Note", note)
-        return self._press(self._button("Submit"), "/resume")
+        """Fill the form of Resume and submit it."""
+        while True:
+            self.ask_resume()
+            self.write("Note", note)
+            answer = self._press(self._button("Submit"), "/resume")
+            if answer.status != BUSY:
+                return answer
+            self.page.reload()
 
     def ask_resume(self) -> None:
-        """Press Resume of a flow run that waits for a person, which opens a form."""
-        self._button("Resume").click()
+        """Press Resume of a flow run that waits for a person, which opens a form, where it is not open."""
+        if not self.field("Note").is_visible():
+            self._button("Resume").click()
         self.field("Note").wait_for()
 
     def retry(self) -> Response:

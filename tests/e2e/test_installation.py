@@ -1,9 +1,11 @@
-"""What ``make up`` installs on a machine: where it listens, two workers side by side, where secrets are, and its end.
+"""What ``make up`` installs on a machine: where it listens, two workers side by side, where secrets are, what a person does
+in the Prefect UI, and its end.
 
 One real installation for all tests: S3 store, Prefect server, deployments, worker, engines and trainers on a tiny model.
 """
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +17,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+import yaml
 from life import ENGINE, FEM, PREFECT, Life, config_of, install, until
 from place import ROOT
 from starlette.testclient import TestClient
 
+from deployments.chromium import CHROMIUM, launched
+from deployments.prefect_ui import BUSY, PrefectUI
 from deployments.up import POOL, read_environment
 from fem_core.browse.app import application
 from fem_core.browse.library import Library
@@ -63,7 +68,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """The installation, whose worker does one run at a time."""
     life = install(tmp_path_factory.mktemp("installed") / "here")
     life.deployment = "fem"
-    life.environment["HF_TOKEN"] = TOKEN
+    life.environment |= {"HF_TOKEN": TOKEN, "PREFECT_WORKER_QUERY_SECONDS": "5"}  # seldom, as SQLite has one writer
     with ExitStack() as ends:
         ends.callback(life.end)
         ends.callback(lambda: make(life, "down"))
@@ -173,6 +178,51 @@ def pages(life: Life) -> Iterator[bytes]:
                 todo += {one for one in links if one.count("/") <= 5} - seen - set(todo)
         finally:
             library.close()
+
+
+@pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason=f"there is no {CHROMIUM}: apt-get install chromium")
+def test_a_person_starts_a_run_in_the_form_reads_its_draws_and_resumes_it(life: Life) -> None:
+    id_ = deployed(life, "by-hand")
+    with launched() as browser:
+        ui = PrefectUI(browser.new_page(), life.api.removesuffix("/api"))
+        ui.run_form(id_)
+        for name, says in (
+            ("Problems", "Where (x, y*) come from."),
+            ("Iterations", "At least 0."),
+            ("Top P", "More than 0, at most 1."),
+            ("pause_after", "until a person resumes it in the Prefect UI"),
+        ):
+            assert says in ui.field(name).inner_text()
+        ui.write("Iterations", "-1")
+        refused = ui.submit()
+        assert refused.status == 409
+        ui.page.get_by_text("'config.iterations'. Failure reason: -1 is less than the minimum of 0").first.wait_for()
+        assert life.ask("/flow_runs/filter", {"deployments": {"id": {"any_": [id_]}}}) == []
+
+        ui.write("Iterations", "2")
+        ui.write("pause_after", "1")
+        run = str(ui.submit().json()["id"])
+        until(lambda: life.state(run) == "Suspended", WAIT, "a run that asks")
+        ui.flow_run(run, "Artifacts")
+        ui.artifact(next(key for key in life.artifacts(run) if key.endswith("-draws-1")))
+        ui.page.get_by_text("Which of these letters comes first").first.wait_for()
+        ui.flow_run(run)
+        ui.ask_resume()
+        ui.page.get_by_text("Go on with iteration 2?").wait_for()
+        ui.page.get_by_text("Which of these letters comes first").first.wait_for()
+        ui.page.route("**/resume", lambda route: route.fulfill(status=BUSY), times=1)
+        answer = ui.resume("they read well")
+        assert answer.ok and answer.json()["status"] == "ACCEPT", answer.text()
+    until(lambda: life.state(run) == "Completed", WAIT, "the end of a run that was resumed")
+    assert any("after-1 was approved: they read well" in line for line in life.logs(run))
+
+
+def deployed(life: Life, name: str) -> str:
+    """Id of a deployment of a tiny run, which ``fem deploy`` has made from a file."""
+    file = life.folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(config_of(life, name)))
+    command(life, FEM, "deploy", str(file), "--store", STORE, "--folder", str(installed(life)))
+    return str(life.ask(f"/deployments/name/fem/{name}", method="GET")["id"])
 
 
 def test_down_leaves_no_process(life: Life) -> None:
