@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from fem_core.sample.vllm_engine import cpu_dtype
+
 
 @dataclass(frozen=True)
 class Model:
@@ -64,13 +66,15 @@ class Model:
         return 3 * self.forward(sum(lengths), sum(completions), sum(n * n // 2 for n in lengths))
 
 
-def peak(dtype: str = "bfloat16", size: int = 4096, repeats: int = 5) -> float:
+def peak(dtype: str | None = None, size: int = 4096, repeats: int = 5) -> float:
     """What a square matrix product reaches here, floating-point operations per second (median).
 
     Args:
-        dtype: ``bfloat16`` or ``float32``.
+        dtype: ``bfloat16`` or ``float32``; what the engine and the trainer compute in on these cores by default.
     """
     import torch
+
+    dtype = dtype or cpu_dtype()
 
     left = torch.randn(size, size).to(getattr(torch, dtype))
     right = torch.randn(size, size).to(getattr(torch, dtype))

@@ -89,8 +89,8 @@ def test_log_probabilities_are_those_of_the_proposal_where_tempered_draws_are_we
 def test_auto_is_what_the_processor_computes_in(tmp_path: Path, flags: str, dtype: str) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-    assert vllm_engine._cpu_dtype(cpuinfo) == dtype
-    assert vllm_engine._cpu_dtype(tmp_path / "none") == "float32"
+    assert vllm_engine.cpu_dtype(cpuinfo) == dtype
+    assert vllm_engine.cpu_dtype(tmp_path / "none") == "float32"
 
 
 def test_auto_is_left_to_vllm_on_cuda() -> None:
