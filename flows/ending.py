@@ -4,6 +4,9 @@ import os
 import sys
 from typing import NoReturn
 
+TELL_SECONDS = 10.0
+"""How long a command waits at its end for the Prefect server to take what it has been told."""
+
 
 def safe(text: str) -> str:
     """Text from data, models or servers without control characters; line breaks stay."""
@@ -13,10 +16,6 @@ def safe(text: str) -> str:
 def sentence(error: BaseException) -> str:
     """An error in one line."""
     return safe(" ".join(str(error).split())) or type(error).__name__
-
-
-TELL_SECONDS = 10.0
-"""How long a command waits at its end for the Prefect server to take what it has been told."""
 
 
 def part(text: str, code: int) -> None:
