@@ -17,8 +17,9 @@ def curves(summary: Summary, format_: str = "svg") -> bytes:
     scored = [row for row in summary.rows if row.scores and row.exemplars == summary.rows[0].exemplars]
     xs = [row.iteration for row in scored]
     ys = [row.scores["accuracy"] for row in scored if row.scores]
-    low = [y - row.scores["low"] for y, row in zip(ys, scored, strict=True) if row.scores]
-    high = [row.scores["high"] - y for y, row in zip(ys, scored, strict=True) if row.scores]
+    # Where nothing or all is right, rounding may put the end of the interval 1e-17 beyond the accuracy.
+    low = [max(y - row.scores["low"], 0.0) for y, row in zip(ys, scored, strict=True) if row.scores]
+    high = [max(row.scores["high"] - y, 0.0) for y, row in zip(ys, scored, strict=True) if row.scores]
     accuracy.errorbar(xs, ys, yerr=[low, high], marker="o", capsize=3, color="tab:blue", label="held out, 95 %")
     for row in summary.rows:
         if row.iteration == 0 and row.scores and row.exemplars != summary.rows[0].exemplars:

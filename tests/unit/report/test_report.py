@@ -13,6 +13,7 @@ from prefect.logging import disable_run_logger
 
 from fem_core.audit.audit import audit
 from fem_core.errors import StoreConflict
+from fem_core.evaluate.score import wilson
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.report.curves import curves
 from fem_core.report.diagnosis import FILE, answers, diagnosis, made
@@ -60,6 +61,17 @@ def test_the_curves_show_no_length_of_given_completions(tmp_path: Path) -> None:
     assert curves(replace(given, rows=changed)) == curves(given)
     drawn = [replace(row, drawn=row.drawn and {"draws": 1}) for row in changed]
     assert curves(replace(given, rows=drawn)) != curves(given), "draws have a length"
+
+
+def test_an_accuracy_of_none_or_all_is_drawn_though_rounding_puts_it_outside_its_interval(real_store: Store) -> None:
+    make_run(real_store)
+    made_ = summarise(real_store, "made")
+    for correct, n in ((0, 34), (13, 13)):
+        low, high = wilson(correct, n)
+        assert not low <= correct / n <= high, "this is what rounding does"
+        scores = {"accuracy": correct / n, "low": low, "high": high}
+        rows = [replace(row, scores=row.scores and row.scores | scores) for row in made_.rows]
+        assert curves(replace(made_, rows=rows)).startswith(b"<?xml")
 
 
 def test_the_diagnostics_of_the_made_run_are_those_that_its_texts_imply(made_folder: Path) -> None:
