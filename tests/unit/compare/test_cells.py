@@ -214,10 +214,11 @@ def test_the_parameters_of_a_generator_may_be_an_axis(tmp_path: Path) -> None:
 
 def test_the_shipped_comparison_is_what_it_says() -> None:
     found = cells(load_comparison(ROOT / "configs" / "small" / "needle.yaml"))
-    assert [cell.name for cell in found[:4]] == [f"needle.{arm}.seed-0" for arm in ("rs-1", "rs-4", "star", "pps")]
-    assert {cell.seed for cell in found} == {0, 1, 2} and len(found) == 12
+    arms = ("answer-only", "rs-1", "rs-4", "star", "pps")
+    assert [cell.name for cell in found[:5]] == [f"needle.{arm}.seed-0" for arm in arms]
+    assert {cell.seed for cell in found} == {0, 1, 2} and len(found) == 15
     assert {(cell.config.problems.train, cell.config.iterations) for cell in found} == {(160, 3)}
-    assert [(cell.config.scheme.name, cell.config.scheme.budget) for cell in found[:4]] == [
+    assert [(cell.config.scheme.name, cell.config.scheme.budget) for cell in found[1:5]] == [
         ("rs", 1), ("rs", 4), ("star", None), ("pps", None),
     ]  # fmt: skip
 
