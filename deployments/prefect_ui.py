@@ -58,6 +58,11 @@ class PrefectUI:
             self._button("Submit").wait_for()
         return answer
 
+    def deployment(self, id_: str) -> None:
+        """Open a deployment's page, with its schedules and runs, by its id."""
+        self.page.goto(f"{self.home}/deployments/deployment/{id_}")
+        self.page.get_by_text("Schedules", exact=True).first.wait_for()
+
     def flow_run(self, run: str, tab: str | None = None) -> None:
         """Open a flow run's page by its id, and one of its tabs by its name."""
         self.page.goto(f"{self.home}/runs/flow-run/{run}")
@@ -68,6 +73,14 @@ class PrefectUI:
     def artifact(self, key: str) -> None:
         """Open an artifact from the tab *Artifacts* of a flow run's page."""
         self.page.get_by_text(key, exact=True).first.click()
+
+    def progress(self, step: str) -> str:
+        """What the tab *Artifacts* of a flow run's page says of a step, such as ``train · 1``, further down."""
+        told = self.page.get_by_text(re.compile(rf"^{re.escape(step)}: \d")).first
+        while not told.is_visible():
+            self.page.mouse.wheel(0, 1000)
+            self.page.wait_for_timeout(500)
+        return told.inner_text()
 
     def resume(self, note: str) -> Response:
         """Fill the form of Resume and submit it."""
@@ -87,8 +100,20 @@ class PrefectUI:
 
     def retry(self) -> Response:
         """Press Retry of a flow run that has ended."""
-        self._button("Retry").click()
-        return self._press(self.page.get_by_role("dialog").get_by_role("button", name="Retry"), "/set_state")
+        return self._change("Retry", confirm="Retry")
+
+    def cancel(self) -> Response:
+        """Press Cancel of a flow run that has not ended."""
+        return self._change("Cancel", confirm="Confirm")
+
+    def _change(self, button: str, confirm: str) -> Response:
+        """Press a button of a flow run's page that asks whether it is meant."""
+        while True:
+            self._button(button).click()
+            answer = self._press(self.page.get_by_role("dialog").get_by_role("button", name=confirm), "/set_state")
+            if answer.status != BUSY:
+                return answer
+            self.page.reload()
 
     def _button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True).last

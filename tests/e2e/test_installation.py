@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -185,7 +186,12 @@ def pages(life: Life) -> Iterator[bytes]:
             library.close()
 
 
-@pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason=f"there is no {CHROMIUM}: apt-get install chromium")
+in_chromium = pytest.mark.skipif(
+    shutil.which(CHROMIUM) is None, reason=f"there is no {CHROMIUM}: apt-get install chromium"
+)
+
+
+@in_chromium
 def test_a_person_starts_a_run_in_the_form_reads_its_draws_and_resumes_it(life: Life) -> None:
     id_ = deployed(life, "by-hand")
     with launched() as browser:
@@ -222,11 +228,50 @@ def test_a_person_starts_a_run_in_the_form_reads_its_draws_and_resumes_it(life: 
     assert any("after-1 was approved: they read well" in line for line in life.logs(run))
 
 
-def deployed(life: Life, name: str) -> str:
+@in_chromium
+def test_a_person_sees_a_schedule_watches_a_run_cancels_it_and_retries_it(life: Life) -> None:
+    schedule = ("--cron", "0 2 1 1 *", "--timezone", "Europe/Berlin")
+    training = {"epochs": 30, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32", "save_minutes": 0.01}
+    id_ = deployed(life, "watched", *schedule, iterations=1, train=training)
+    with launched() as browser:
+        ui = PrefectUI(browser.new_page(), life.api.removesuffix("/api"))
+        ui.deployment(id_)
+        ui.page.get_by_text("At 02:00 AM").first.wait_for()
+        ui.run_form(id_)
+        run = str(ui.submit().json()["id"])
+        until(lambda: any("train · 1: 1" in key for key in life.artifacts(run)), WAIT, "steps of a training")
+        ui.flow_run(run, "Artifacts")
+        assert re.match(r"train · 1: \d+ of \d+ steps, .* per ", ui.progress("train · 1"))
+        ui.artifact(next(key for key in life.artifacts(run) if key.endswith("-curves")))
+        curves = ui.page.locator("img").last
+        curves.wait_for()
+        assert curves.evaluate("image => image.naturalWidth") > 500
+        ui.flow_run(run)
+        drawn = draws(life, "watched-")
+        answer = ui.cancel()
+        assert answer.ok and answer.json()["status"] == "ACCEPT", answer.text()
+        until(lambda: not life.working(), 30, "the end of flow, engine and trainer")
+        until(lambda: life.state(run) == "Cancelled", WAIT, "the worker's word on it")
+        assert life.tasks(run)["train · 1"] != ["Completed"]
+        ui.flow_run(run)
+        answer = ui.retry()
+        assert answer.ok and answer.json()["status"] == "ACCEPT", answer.text()
+    until(lambda: life.state(run) == "Completed", WAIT, "the end of a run that was cancelled and retried")
+    assert drawn and draws(life, "watched-") == drawn
+    assert any("sample · 1: already done" in line for line in life.logs(run))
+
+
+def draws(life: Life, run: str) -> dict[str, Any]:
+    """Files of a run's attempts, by the beginning of its name, and when each was written."""
+    found = filesystem(life).find(STORE, detail=True)
+    return {name: one["LastModified"] for name, one in found.items() if run in name and "/attempts/part-" in name}
+
+
+def deployed(life: Life, name: str, *more: str, **changes: Any) -> str:
     """Id of a deployment of a tiny run, which ``fem deploy`` has made from a file."""
     file = life.folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config_of(life, name)))
-    command(life, FEM, "deploy", str(file), "--store", STORE, "--folder", str(installed(life)))
+    file.write_text(yaml.safe_dump(config_of(life, name, **changes)))
+    command(life, FEM, "deploy", str(file), "--store", STORE, "--folder", str(installed(life)), *more)
     return str(life.ask(f"/deployments/name/fem/{name}", method="GET")["id"])
 
 
