@@ -38,10 +38,11 @@ from fem_core.problems.problem import Problem, to_table
 from fem_core.problems.registry import load
 from fem_core.problems.verifier import Verifier
 from fem_core.prompts import ChatTokens, messages
+from fem_core.sample import cpu_kernels
 from fem_core.sample.client import EngineHost
+from fem_core.sample.engine_settings import EngineSettings, engine_arguments, environment, preload
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.schemes import EVALUATION, Plan, plan_of
-from fem_core.sample.vllm_engine import EngineSettings, cpu_kernels, engine_arguments, environment, preload
 from fem_core.store import layout
 from fem_core.store.store import Store
 from tasks import prepare, step

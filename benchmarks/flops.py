@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from fem_core.sample.vllm_engine import cpu_dtype
+from fem_core.sample.engine_settings import cpu_dtype
 
 
 @dataclass(frozen=True)

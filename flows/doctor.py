@@ -17,7 +17,7 @@ from fem_core.config import EngineConfig
 from fem_core.device import Device, find_device
 from fem_core.errors import FemError
 from fem_core.model import default_cache
-from fem_core.sample.vllm_engine import EngineSettings, engine_arguments, preload
+from fem_core.sample.engine_settings import EngineSettings, engine_arguments, preload
 from fem_core.store import provenance
 from fem_core.store.manifest import safe_url
 from fem_core.store.store import Store

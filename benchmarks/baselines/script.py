@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.baselines.loop import Decoding, Draw, Generate, main
 from fem_core.config import RunConfig
-from fem_core.sample.vllm_engine import preload
+from fem_core.sample.engine_settings import preload
 
 
 def environment() -> Mapping[str, str]:

@@ -33,10 +33,11 @@ from fem_core.problems.registry import ProblemSet, load
 from fem_core.problems.verifier import Verifier
 from fem_core.prompts import ChatTokens, PromptKind, messages
 from fem_core.sample.draw import DrawLoop, DrawSettings
+from fem_core.sample.engine_settings import environment, preload
 from fem_core.sample.job import host_settings
 from fem_core.sample.proof import read_probe
 from fem_core.sample.schemes import EVALUATION, Plan, plan_of
-from fem_core.sample.vllm_engine import VllmEngine, environment, preload
+from fem_core.sample.vllm_engine import VllmEngine
 from fem_core.train import launch
 
 TOLD = "FEM_UNRECORDED"

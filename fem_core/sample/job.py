@@ -12,8 +12,8 @@ from fem_core.hints import Others, others
 from fem_core.model import BaseModelFolder
 from fem_core.problems.problem import Problem
 from fem_core.prompts import PromptKind
+from fem_core.sample.engine_settings import EngineSettings
 from fem_core.sample.schemes import Plan, Stage
-from fem_core.sample.vllm_engine import EngineSettings
 
 
 class HostSettings(Section):

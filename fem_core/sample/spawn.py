@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fem_core.device import find_device
-from fem_core.sample.vllm_engine import environment, preload
+from fem_core.sample.engine_settings import environment, preload
 
 
 @dataclass

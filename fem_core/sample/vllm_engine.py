@@ -1,21 +1,18 @@
 """The vLLM engine: draws, log-probabilities of given tokens, and new weights that are proved before they are used.
 
-Contract: the only module that imports vllm, and only when an engine starts, so that the flow can read the settings
-without it. A process that will hold an engine is started with ``environment`` and ``preload``; it must be allowed to
-have children (vLLM's workers, on GPU). One thread. New weights go into the running engine where that works, else into a
-fresh one; either way the prefix cache is empty and the weights are proved, or an exception is raised.
+Contract: vllm is imported when an engine starts, and not before. A process that will hold an engine is started with
+``engine_settings.environment`` and ``preload``; it must be allowed to have children (vLLM's workers, on GPU). One thread.
+New weights go into the running engine where that works, else into a fresh one; either way the prefix cache is empty and
+the weights are proved, or an exception is raised.
 
-What has run: everything on CPU with vLLM 0.32. The CUDA settings, several workers and sleep are written from vLLM's
-source and have not run on a GPU.
+What has run: everything on CPU with vLLM 0.32. Several workers and sleep are written from vLLM's source and have not run
+on a GPU.
 """
 
-import copy
 import gc
 import logging
 import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,46 +20,13 @@ from typing import Any, Literal
 from fem_core.device import Device, find_device
 from fem_core.errors import FemError
 from fem_core.sample import cpu_kernels
+from fem_core.sample.engine_settings import EngineSettings, engine_arguments, environment
 from fem_core.sample.proof import Probe, WeightsNotProved, check_weights
 
 logger = logging.getLogger(__name__)
 
-_CPU_SEQS = 128
 _FLOOR: dict[Device, int] = {"cpu": 8, "cuda": 32}
 """Draws in flight below which a step hardly gets shorter."""
-_CPU_BLOCK = 32
-"""Tokens per block of the key-value cache, of which whole ones are shared between prompts. vLLM's 128 is longer than
-most prompts here; its CPU kernels want a multiple of 32."""
-_CPU_BATCHED_TOKENS = 4096
-"""Prompt tokens per prefill step on CPU; the logits and activations of a step stay small beside the weights."""
-_HEAD = "lm_head.weight"
-_EMBEDDING = "model.embed_tokens.weight"
-_HEAD_COLUMNS = 16
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to start an engine; see ``EngineConfig`` for the fields of the same name."""
-
-    dtype: str
-    """``auto``, ``bfloat16``, ``float16`` or ``float32``."""
-    max_model_len: int
-    """Prompt and completion together, tokens."""
-    max_num_seqs: int | None
-    """Draws in flight; None is 128 on CPU, vLLM's own choice on GPU."""
-    kv_cache_gib: float
-    """Key-value cache on CPU, GiB."""
-    gpu_memory_utilization: float
-    """Share of a GPU's memory."""
-    tensor_parallel_size: int
-    """GPUs that share one copy of the model."""
-    seed: int
-    """For draws without a seed of their own."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-    tempered_logprobs: bool = False
-    """A draw's log-probability is that of what it was drawn from, temperature and ``top_p`` included, instead of the model's
-    own. Looks at given tokens are under the model itself either way."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +75,6 @@ class _Draw:
     token_ids: list[int] = field(default_factory=list)
 
 
-def environment(device: Device) -> dict[str, str]:
-    """Environment variables that must stand before the engine's process starts, over whatever is set."""
-    # ERROR: at WARNING vLLM writes a line for every float32 weight that it reads into a bfloat16 engine.
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
-    if device == "cuda":
-        return variables | {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    return variables | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        # Even an eager engine compiles one small kernel for log-probabilities: that needs a C++ compiler, and its
-        # command line breaks where the environment lies in a path with spaces.
-        "TORCH_COMPILE_DISABLE": "1",
-    }
-
-
 def warm_up() -> None:
     """Import what an engine needs, before it is known which one. Takes most of an engine's start on CPU."""
     import transformers
@@ -136,133 +84,6 @@ def warm_up() -> None:
     if find_device() == "cpu":
         import vllm.v1.worker.cpu_worker  # noqa: F401
     transformers.AutoTokenizer  # noqa: B018 (loaded when it is named)
-
-
-def preload() -> str | None:
-    """What to put into ``LD_PRELOAD`` of an engine's process on CPU: Intel's OpenMP, where the environment holds it.
-
-    None where its path has a space or a colon: the loader takes these for separators and knows no way to quote them.
-    """
-    library = Path(sys.prefix) / "lib" / "libiomp5.so"
-    return str(library) if library.is_file() and not re.search(r"[\s:]", str(library)) else None
-
-
-def engine_arguments(settings: EngineSettings, model_dir: Path, device: Device) -> dict[str, Any]:
-    """Keywords of vLLM's ``EngineArgs``.
-
-    Raises:
-        FemError: several devices are asked for on CPU.
-    """
-    arguments: dict[str, Any] = {
-        "model": str(model_dir),
-        "dtype": settings.dtype,
-        "max_model_len": settings.max_model_len,
-        "seed": settings.seed,
-        "trust_remote_code": settings.trust_remote_code,
-        "load_format": "safetensors",
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        "worker_extension_cls": f"{CheckpointLoader.__module__}.{CheckpointLoader.__qualname__}",
-    }
-    if settings.tempered_logprobs:
-        arguments["logprobs_mode"] = "processed_logprobs"
-    if settings.max_num_seqs is not None:
-        arguments["max_num_seqs"] = settings.max_num_seqs
-    if device == "cuda":
-        return arguments | {
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "tensor_parallel_size": settings.tensor_parallel_size,
-            "enable_sleep_mode": True,
-        }
-    if settings.tensor_parallel_size > 1:
-        raise FemError(
-            f"tensor_parallel_size {settings.tensor_parallel_size} needs as many GPUs, and there is none. "
-            "Set sample.engine.tensor_parallel_size to 1."
-        )
-    sequences = arguments.setdefault("max_num_seqs", _CPU_SEQS)
-    return arguments | {
-        "dtype": cpu_dtype() if settings.dtype == "auto" else settings.dtype,
-        "distributed_executor_backend": "uni",
-        "enforce_eager": True,
-        "block_size": _CPU_BLOCK,
-        # A seeded draw whose prompt is prefilled in pieces crashes the CPU engine. Without pieces a prompt fits a step.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, sequences, _CPU_BATCHED_TOKENS),
-        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
-    }
-
-
-def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """``bfloat16`` where the processor computes in it, else ``float32``: emulated, bfloat16 is many times slower."""
-    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
-
-
-def with_tied_head(weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """A checkpoint's weights, with the embedding once more as LM head where the file leaves that out.
-
-    A file of a model with tied embeddings names the matrix once. vLLM's reload writes it into the embedding; on CPU the
-    head computes with a packed copy, which nobody renews, and nothing is raised.
-    """
-    embedding, has_head = None, False
-    for name, tensor in weights:
-        has_head = has_head or name == _HEAD
-        if name == _EMBEDDING:
-            embedding = tensor
-        yield name, tensor
-    if not has_head and embedding is not None:
-        yield _HEAD, embedding
-
-
-class CheckpointLoader:
-    """Mixed into vLLM's worker by name (``worker_extension_cls``), so it runs in whichever process holds the model."""
-
-    model_runner: Any
-    vllm_config: Any
-    reload_weights: Callable[..., None]
-
-    def load_checkpoint(self, folder: str) -> bool:
-        """Read a folder's weights into the model.
-
-        Returns:
-            Whether the LM head now computes with this folder's matrix (True where the model has no head of its own).
-        """
-        from vllm.model_executor.model_loader import get_model_loader
-
-        model = self.model_runner.get_model()
-        model_config = copy.copy(self.vllm_config.model_config)
-        model_config.model, model_config.revision = folder, None
-        read: dict[str, Any] = {}
-
-        def keep(weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-            for name, tensor in weights:
-                if name in (_HEAD, _EMBEDDING):
-                    read[name] = tensor
-                yield name, tensor
-
-        weights = keep(get_model_loader(self.vllm_config.load_config).get_all_weights(model_config, model))
-        has_head = _HEAD in dict(model.named_parameters(remove_duplicate=False))
-        self.reload_weights(weights_iterator=with_tied_head(weights) if has_head else weights)
-        matrix = read.get(_HEAD, read.get(_EMBEDDING))
-        return not has_head or matrix is None or _computes_with(model.lm_head, matrix)
-
-
-def _computes_with(head: Any, matrix: Any) -> bool:
-    """Whether a vLLM head (this worker's rows of it) multiplies by a matrix of shape (vocabulary, hidden).
-
-    Unit vectors go through the multiplication that draws use and come back as columns: exact, whatever the dtype.
-    """
-    import torch
-
-    rows = slice(head.shard_indices.org_vocab_start_index, head.shard_indices.org_vocab_end_index)
-    columns = torch.linspace(0, matrix.shape[1] - 1, _HEAD_COLUMNS).round().long()
-    units = torch.zeros(len(columns), matrix.shape[1], dtype=head.weight.dtype, device=head.weight.device)
-    units[torch.arange(len(columns)), columns] = 1
-    with torch.inference_mode():
-        found = head.quant_method.apply(head, units)[:, : rows.stop - rows.start]
-    expected = matrix[rows][:, columns.to(matrix.device)].T.to(found)
-    return bool(torch.equal(found, expected))
 
 
 class VllmEngine:

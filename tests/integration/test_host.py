@@ -15,9 +15,9 @@ from committed import KEY, commit_problems
 from fem_core.config import PromptsConfig
 from fem_core.problems.problem import make_problem
 from fem_core.sample.client import EngineDied, EngineHost
+from fem_core.sample.engine_settings import EngineSettings
 from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.spawn import HostProcess, spawn
-from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.schemas import PROBES
 from fem_core.store import layout
 from fem_core.store.store import Store

@@ -16,8 +16,8 @@ from fem_core.filter.rationales import filter_attempts
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.prompts import messages
 from fem_core.sample.client import EngineHost
+from fem_core.sample.engine_settings import EngineSettings
 from fem_core.sample.job import DrawJob, HostSettings
-from fem_core.sample.vllm_engine import EngineSettings
 from fem_core.schemas import LOOKED
 from fem_core.store import layout, tables
 from fem_core.store.store import Store

@@ -14,12 +14,13 @@ from fem_core.errors import FemError
 from fem_core.filter.verdict import Judgement
 from fem_core.problems.problem import Problem, make_problem
 from fem_core.prompts import ChatTokens
-from fem_core.sample import vllm_engine
+from fem_core.sample import checkpoint_loader
 from fem_core.sample.draw import DrawLoop, DrawSettings
+from fem_core.sample.engine_settings import EngineSettings
 from fem_core.sample.probe import ProbeLooker
 from fem_core.sample.proof import Probe, WeightsNotProved
 from fem_core.sample.schemes import Plan, Stage
-from fem_core.sample.vllm_engine import EngineSettings, Finished, Sampling, VllmEngine
+from fem_core.sample.vllm_engine import Finished, Sampling, VllmEngine
 from fem_core.schemas import PROBES
 
 PROMPT = list(range(1000, 1300))
@@ -120,7 +121,7 @@ def overhear(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def without_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load a checkpoint as vLLM alone would: the file's names and no others."""
-    monkeypatch.setattr(vllm_engine, "with_tied_head", iter)
+    monkeypatch.setattr(checkpoint_loader, "with_tied_head", iter)
 
 
 def test_log_probabilities_are_those_of_transformers(engine: VllmEngine, tiny_model: Path) -> None:

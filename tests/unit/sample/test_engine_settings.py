@@ -12,10 +12,10 @@ from made_run import made_config
 
 from fem_core.errors import Corrupt, FemError
 from fem_core.model import BaseModelFolder
-from fem_core.sample import vllm_engine
+from fem_core.sample.checkpoint_loader import CheckpointLoader, with_tied_head
+from fem_core.sample.engine_settings import EngineSettings, cpu_dtype, engine_arguments, environment, preload
 from fem_core.sample.job import host_settings
 from fem_core.sample.proof import PROBE_FILE, TOLERANCE, Probe, WeightsNotProved, check_weights, read_probe
-from fem_core.sample.vllm_engine import EngineSettings, engine_arguments, environment, preload, with_tied_head
 
 SETTINGS = EngineSettings(
     dtype="float32",
@@ -41,7 +41,7 @@ def test_vllm_knows_every_argument(tmp_path: Path) -> None:
 
 def test_the_worker_finds_the_loader_by_its_name() -> None:
     module, _, name = engine_arguments(SETTINGS, Path("model"), "cpu")["worker_extension_cls"].rpartition(".")
-    assert getattr(sys.modules[module], name) is vllm_engine.CheckpointLoader
+    assert getattr(sys.modules[module], name) is CheckpointLoader
 
 
 def test_on_cpu_a_prompt_of_any_allowed_length_fits_one_step() -> None:
@@ -89,8 +89,8 @@ def test_log_probabilities_are_those_of_the_proposal_where_tempered_draws_are_we
 def test_auto_is_what_the_processor_computes_in(tmp_path: Path, flags: str, dtype: str) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-    assert vllm_engine.cpu_dtype(cpuinfo) == dtype
-    assert vllm_engine.cpu_dtype(tmp_path / "none") == "float32"
+    assert cpu_dtype(cpuinfo) == dtype
+    assert cpu_dtype(tmp_path / "none") == "float32"
 
 
 def test_auto_is_left_to_vllm_on_cuda() -> None:
@@ -123,7 +123,7 @@ def test_what_is_preloaded_exists() -> None:
     assert library is None or Path(library).is_file()
 
 
-def test_importing_the_settings_loads_neither_torch_nor_vllm() -> None:
+def test_importing_settings_and_engine_loads_neither_torch_nor_vllm() -> None:
     code = "import sys, fem_core.sample.vllm_engine; sys.exit(any(m in sys.modules for m in ('torch', 'vllm')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
