@@ -5,9 +5,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from made_run import make_run
 
-from benchmarks import audit_speed, commit_latency, run_state, store_scale
+from benchmarks import audit_speed, commit_latency, quoted, run_state, store_scale
 from deployments.s3 import BUCKET, S3Server
+from fem_core.store.store import Store
 
 
 @pytest.fixture
@@ -76,3 +78,18 @@ def test_audit_speed_hashes_the_same_files_in_every_way(tmp_path: Path, capsys: 
     rows = _rows(capsys.readouterr().out)
     for run in ("weights", "tables"):
         assert {"audit", "Store.verify", "sha256sum"} <= {row[1] for row in rows if row[0] == run}
+
+
+def test_quoted_tells_statements_of_the_question_from_made_up_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = "Ann loves cats. Bo hates tea. \nWho hates tea? Reply only with a name."
+    assert quoted.quotes("The statement about tea is: bo hates tea. So it is Bo.\nAnswer: Bo", question)
+    assert not quoted.quotes("The statement about tea is: Ann hates tea. So it is Ann.\nAnswer: Ann", question)
+    assert not quoted.quotes("Answer: The rest is: Bo hates tea.", question)
+    store = Store.open(str(tmp_path))
+    make_run(store)
+    quoted.main([str(tmp_path), "ma", "other"])
+    rows = _rows(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["ma", "other"] and rows[1][1:] == ["0"] * 4
+    assert (rows[0][1], rows[0][3]) == ("0", "0") and int(rows[0][2]) + int(rows[0][4]) == 4
