@@ -23,7 +23,7 @@ from fem_core.compare.report import markdown, write
 from fem_core.compare.results import DELETED, FINISHED, Results, results, state
 from fem_core.config import RunConfig
 from fem_core.errors import FemError
-from fem_core.store import fork
+from fem_core.store import fork, layout
 from fem_core.store.deletion import deleted_at
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
@@ -117,7 +117,8 @@ def report(store: Store, comparison: Comparison, found: Sequence[Cell]) -> tuple
 
 async def _run(store: Store, cell: Cell, first: Cell, did: Did, place: str, *, alone: bool = True) -> None:
     so_far = await step.in_store_thread(state, store, cell)
-    if so_far == FINISHED:
+    # Scores alone do: a run that ended at its report is begun again, and makes that.
+    if so_far == FINISHED and await step.in_store_thread(store.manifest, layout.report(cell.name)) is not None:
         step.ended(cell.name, "already done")
         return
     if so_far == DELETED:

@@ -24,6 +24,7 @@ from fem_core.store.store import Store
 from flows.commands.compare import compare
 from flows.compare import _run, begin_beside, in_order
 from tasks import prepare, step
+from tasks.report import report
 
 ROOT = Path(__file__).parents[3]
 BASE: dict[str, Any] = {
@@ -159,6 +160,25 @@ def test_a_run_that_is_marked_deleted_is_told_and_not_done(file: Path, tmp_path:
         asyncio.run(run())
     said = "marked deleted, so it is left out; fem delete c.epochs-1.seed-0 --undo brings it back"
     assert told.lines == [f"c.epochs-1.seed-0: {said}"]
+
+
+def test_a_run_that_is_scored_and_has_no_report_is_begun_again(file: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    cell, _ = cells(load_comparison(file))
+    make_run(store, cell.config)
+    begun: list[RunConfig] = []
+
+    async def did(config: RunConfig) -> None:
+        begun.append(config)
+        await report.fn(step.Run(cell.name, config, store, Path()))
+
+    async def run() -> None:
+        for _ in range(2):
+            await _run(store, cell, cell, did, "run 1 of 2")
+
+    with disable_run_logger():
+        asyncio.run(run())
+    assert begun == [cell.config]
 
 
 def test_runs_that_are_done_side_by_side_name_themselves_with_every_line(file: Path, tmp_path: Path) -> None:
