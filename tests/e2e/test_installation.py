@@ -203,7 +203,7 @@ def test_a_person_starts_a_run_in_the_form_reads_its_draws_and_resumes_it(life: 
             ("Top P", "More than 0, at most 1."),
             ("pause_after", "until a person resumes it in the Prefect UI"),
         ):
-            assert says in ui.field(name).inner_text()
+            ui.field(name).get_by_text(says).first.wait_for()
         ui.write("Iterations", "-1")
         refused = ui.submit()
         assert refused.status == 409
@@ -229,7 +229,7 @@ def test_a_person_starts_a_run_in_the_form_reads_its_draws_and_resumes_it(life: 
 
 
 @in_chromium
-def test_a_person_sees_a_schedule_watches_a_run_cancels_it_and_retries_it(life: Life) -> None:
+def test_a_person_sees_a_schedule_cancels_a_run_looks_at_it_and_retries_it(life: Life) -> None:
     schedule = ("--cron", "0 2 1 1 *", "--timezone", "Europe/Berlin")
     training = {"epochs": 30, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32", "save_minutes": 0.01}
     id_ = deployed(life, "watched", *schedule, iterations=1, train=training)
@@ -240,12 +240,6 @@ def test_a_person_sees_a_schedule_watches_a_run_cancels_it_and_retries_it(life: 
         ui.run_form(id_)
         run = str(ui.submit().json()["id"])
         until(lambda: any("train · 1: 1" in key for key in life.artifacts(run)), WAIT, "steps of a training")
-        ui.flow_run(run, "Artifacts")
-        assert re.match(r"train · 1: \d+ of \d+ steps, .* per ", ui.progress("train · 1"))
-        ui.artifact(next(key for key in life.artifacts(run) if key.endswith("-curves")))
-        curves = ui.page.locator("img").last
-        curves.wait_for()
-        assert curves.evaluate("image => image.naturalWidth") > 500
         ui.flow_run(run)
         drawn = draws(life, "watched-")
         answer = ui.cancel()
@@ -253,6 +247,12 @@ def test_a_person_sees_a_schedule_watches_a_run_cancels_it_and_retries_it(life: 
         until(lambda: not life.working(), 30, "the end of flow, engine and trainer")
         until(lambda: life.state(run) == "Cancelled", WAIT, "the worker's word on it")
         assert life.tasks(run)["train · 1"] != ["Completed"]
+        ui.flow_run(run, "Artifacts")
+        assert re.match(r"train · 1: \d+ of \d+ steps, .* per ", ui.progress("train · 1"))
+        ui.artifact(next(key for key in life.artifacts(run) if key.endswith("-curves")))
+        curves = ui.page.locator("img").last
+        curves.wait_for()
+        assert curves.evaluate("image => image.naturalWidth") > 500
         ui.flow_run(run)
         answer = ui.retry()
         assert answer.ok and answer.json()["status"] == "ACCEPT", answer.text()
