@@ -77,10 +77,12 @@ class PrefectUI:
     def progress(self, step: str) -> str:
         """What the tab *Artifacts* of a flow run's page says of a step, such as ``train · 1``, further down."""
         told = self.page.get_by_text(re.compile(rf"^{re.escape(step)}: \d")).first
-        while not told.is_visible():
+        for _ in range(int(2 * SECONDS)):
+            if told.is_visible():
+                break
             self.page.mouse.wheel(0, 1000)
             self.page.wait_for_timeout(500)
-        return told.inner_text()
+        return told.inner_text()  # raises where it never came
 
     def resume(self, note: str) -> Response:
         """Fill the form of Resume and submit it."""
