@@ -28,7 +28,7 @@ _STRANGER = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Exp
 
 
 class Patient:
-    """Stands for an fsspec filesystem; each call of a method is tried for ``seconds``."""
+    """Stands for an fsspec filesystem; each call of a method is tried for ``seconds`` from when it first fails."""
 
     def __init__(self, filesystem: Any, url: str) -> None:
         self.seconds = LOOKING
@@ -42,7 +42,7 @@ class Patient:
 
     def _patiently(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def tried(*args: Any, **kwargs: Any) -> Any:
-            began, pause = time.monotonic(), 0.2
+            began, away, pause = time.monotonic(), False, 0.2
             while True:
                 try:
                     return call(*args, **kwargs)
@@ -51,6 +51,9 @@ class Patient:
                         raise FemError(sentences(self._url, error)) from error
                     if not is_away(error):
                         raise
+                    if not away and not _unreached(error):
+                        began = time.monotonic()  # until now the server was at work on it, maybe for long
+                    away = True
                     waited = time.monotonic() - began
                     if waited + pause > self.seconds:
                         raise StoreAway(
@@ -67,6 +70,12 @@ def is_away(error: BaseException) -> bool:
     """Whether the same call may succeed later without anybody's help."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & _AWAY) or s3_code(error) in _BUSY
+
+
+def _unreached(error: BaseException) -> bool:
+    """Whether there was no connection, so all the time of the call went into waiting for one."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"EndpointConnectionError", "ConnectTimeoutError"})
 
 
 def is_refusal(error: BaseException) -> bool:

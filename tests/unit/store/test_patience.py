@@ -10,6 +10,7 @@ import pytest
 
 from deployments.s3 import BUCKET, S3Server
 from fem_core.errors import FemError, StoreAway
+from fem_core.store.patience import Patient
 from fem_core.store.store import Store
 
 
@@ -64,3 +65,30 @@ def test_what_is_not_there_is_said_at_once(s3_server: S3Server) -> None:
     began = time.monotonic()
     assert store.run("demo") is None
     assert time.monotonic() - began < 5
+
+
+class Slow:
+    """A filesystem whose uploads take a while; the first ones break off at their end."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def put_file(self) -> str:
+        time.sleep(0.6)
+        if self.errors:
+            raise self.errors.pop(0)
+        return "there"
+
+
+def test_a_long_call_that_breaks_off_is_tried_again() -> None:
+    """A server was away for a moment, not for as long as the call has lasted."""
+    store = Patient(Slow(ConnectionResetError()), "s3://there")
+    store.seconds = 0.5
+    assert store.put_file() == "there"
+
+
+def test_a_call_that_goes_on_breaking_off_ends() -> None:
+    store = Patient(Slow(*[ConnectionResetError()] * 9), "s3://there")
+    store.seconds = 0.5
+    with pytest.raises(StoreAway, match=r"has not answered for 1 s"):
+        store.put_file()
