@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from fem_core.errors import StoreAway
+from fem_core.errors import FemError
 from fem_core.store.lease import Lease, LeaseLost, Taken, machine_id, only_process
 from tasks import step
 
@@ -92,8 +92,9 @@ async def leased(run: step.Run) -> AsyncIterator[None]:
                 if inside is not None:
                     inside.cancel()
                 return
-            except StoreAway as error:
-                get_run_logger().warning("The lease could not be renewed yet: %s", error)
+            except Exception as error:  # noqa: BLE001 (whatever it was, ``renew`` says when it was for too long)
+                said = str(error) if isinstance(error, FemError) else type(error).__name__
+                get_run_logger().warning("The lease could not be renewed yet: %s", said)
 
     keeper = asyncio.create_task(keep())
     try:

@@ -32,6 +32,11 @@ CLOCKS = 600.0
 """By how many seconds the clocks of two machines may differ."""
 
 
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Taken(FemError):
     """Another process works on the run."""
 
@@ -84,11 +89,11 @@ class Lease:
         Raises:
             LeaseLost: another process has the run now, or may have: the store was away for longer than the lease.
         """
-        late = time.monotonic() - self._renewed > self._seconds
+        late = _now() - self._renewed > self._seconds
         if late or not self._take(self._number + 1):
             raise LeaseLost(
                 f"Another process {'may have' if late else 'has'} taken over run {self._run!r}, as this one did not reach "
-                f"the store for {time.monotonic() - self._renewed:.0f} s. What is committed is kept; let the other one "
+                f"the store for {_now() - self._renewed:.0f} s. What is committed is kept; let the other one "
                 "finish, or run again."
             )
 
@@ -114,12 +119,19 @@ class Lease:
         made = self._store.root.create(self._path(number), json.dumps(record).encode())
         if not made and self._newest()[1] != record:  # the answer to our own request may have been lost
             return False
-        self._number, self._renewed = number, time.monotonic()
-        for older in self._numbers():
+        numbers = self._numbers()
+        if max(numbers, default=number) > number:  # we have slept through another's renewals, which removed ours
+            self._remove(number)
+            return False
+        self._number, self._renewed = number, _now()
+        for older in numbers:
             if older < number:
-                with suppress(FileNotFoundError):
-                    self._store.root.remove(self._path(older))
+                self._remove(older)
         return True
+
+    def _remove(self, number: int) -> None:
+        with suppress(FileNotFoundError):
+            self._store.root.remove(self._path(number))
 
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         for number in reversed(self._numbers()):
@@ -189,8 +201,8 @@ def held(store: Store, run: str, cache: Path, waiting: Callable[[float], None]) 
                     lease.renew()
                 except LeaseLost as error:
                     lost.append(error)
-                except (OSError, FemError):
-                    continue  # the store is away; ``renew`` says when that was for too long
+                except Exception:  # noqa: BLE001 (whatever it was, ``renew`` says when it was for too long)
+                    continue
 
         def still() -> None:
             if lost:

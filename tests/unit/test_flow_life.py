@@ -1,15 +1,19 @@
 """What flows do about workers that die, and the question that a person is asked between iterations."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from made_run import make_run
+from made_run import made_config, make_run
+from prefect.logging import disable_run_logger
 
 from fem_core.errors import FemError
+from fem_core.store.lease import Lease, Taken
 from fem_core.store.store import Store
-from flows import approval
+from flows import approval, writer
+from tasks import step
 
 TALKS = """
 import sys
@@ -68,3 +72,30 @@ def test_a_person_is_asked_when_little_is_used_or_accuracy_keeps_falling() -> No
     low, falling = approval.doubts(0.0499, [0.2, 0.5, 0.4, 0.3])
     assert low == "Its utilization is 4.99 %, below 5 %."
     assert falling == "Accuracy fell 2 times in a row, from 0.500 to 0.400 to 0.300."
+
+
+def test_a_lease_that_could_not_be_renewed_once_is_renewed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rights that were gone for a moment, or a disk that was full, end neither the run nor its lease."""
+    monkeypatch.setitem(Lease.__init__.__kwdefaults__, "seconds", 1.5)  # type: ignore[arg-type]
+    store = Store.open(str(tmp_path / "store"))
+    run = step.Run("run", made_config(), store, tmp_path / "cache")
+    renew, errors = Lease.renew, [FemError("may not be written with your rights"), OSError(28, "no space left")]
+
+    def fails_first(lease: Lease) -> None:
+        if errors:
+            raise errors.pop(0)
+        renew(lease)
+
+    monkeypatch.setattr(Lease, "renew", fails_first)
+
+    async def works() -> None:
+        async with writer.leased(run):
+            await asyncio.sleep(3)
+            other = Lease(store, "run", "another machine", seconds=1.5)
+            with pytest.raises(Taken, match="it has just renewed its lease"):
+                await asyncio.to_thread(other.acquire)
+
+    with disable_run_logger():
+        asyncio.run(works())

@@ -79,6 +79,20 @@ def test_a_holder_that_was_overtaken_before_its_time_finds_out_too(real_store: S
         first.renew()
 
 
+def test_a_holder_that_slept_through_its_heirs_renewals_finds_out_too(real_store: Store) -> None:
+    """Its clock has stood still, and the heir has removed the numbers that it tries."""
+    sleeps = lease(real_store, "a")
+    sleeps.acquire()
+    heir = lease(real_store, "b", seconds=1.0)
+    heir.acquire()
+    for _ in range(3):
+        heir.renew()
+    with pytest.raises(LeaseLost, match="has taken over"):
+        sleeps.renew()
+    heir.renew()
+    assert real_store.root.children("runs/demo/lease") == ["000000006.json"]
+
+
 def test_a_process_that_died_on_this_machine_is_not_waited_for(real_store: Store) -> None:
     lease(real_store, "a").acquire()
     told: list[float] = []
