@@ -37,6 +37,15 @@ PARTS = ("worker", "server", "s3")
 """In the order in which they are ended."""
 
 
+def _born(process: psutil.Process) -> str:
+    """When a process began: where Linux says so, since the machine's start, which a clock that is set does not change."""
+    proc = Path("/proc")
+    with suppress(OSError):
+        since_boot = (proc / str(process.pid) / "stat").read_text().rpartition(")")[2].split()[19]
+        return f"{(proc / 'sys/kernel/random/boot_id').read_text().strip()} {since_boot}"
+    return f"{process.create_time():.0f}"
+
+
 class Installation:
     """What lies in the folder, and the processes that belong to it."""
 
@@ -79,16 +88,16 @@ class Installation:
 
     def process(self, part: str) -> psutil.Process | None:
         """The part's process, where it runs."""
-        pid, created = self.known.get("processes", {}).get(part, (0, 0.0))
+        pid, created = self.known.get("processes", {}).get(part, (0, ""))
         with suppress(psutil.Error):
             found = psutil.Process(pid)
-            if pid and abs(found.create_time() - created) < 1 and found.status() != psutil.STATUS_ZOMBIE:
+            if pid and _born(found) == created and found.status() != psutil.STATUS_ZOMBIE:
                 return found
         return None
 
     def started(self, part: str, pid: int) -> None:
         """Keep that this process is the part."""
-        self.known.setdefault("processes", {})[part] = (pid, psutil.Process(pid).create_time())
+        self.known.setdefault("processes", {})[part] = (pid, _born(psutil.Process(pid)))
         self.save()
 
     def spawn(self, part: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:

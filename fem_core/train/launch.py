@@ -29,7 +29,7 @@ from fem_core.device import Device, find_device
 from fem_core.errors import FemError
 
 PARENT = "FEM_TRAIN_PARENT"
-"""Environment variable that names the launching process, as ``pid:start time``."""
+"""Environment variable that names the launching process by its id."""
 
 JOB = "job.json"
 """The job's file; the trainer begins when it is there."""
@@ -217,12 +217,12 @@ def launch_command(work_dir: Path, processes: int, device: Device) -> list[str]:
     return [*command, "-m", "fem_core.train.sft", str(work_dir / JOB), device]
 
 
-def environment(parent: psutil.Process) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The trainer's environment: offline (everything it reads is local), quiet, and tied to its parent."""
     code = str(Path(fem_core.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     return os.environ | {
-        PARENT: f"{parent.pid}:{parent.create_time()}",
+        PARENT: str(os.getpid()),
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
@@ -252,7 +252,7 @@ async def stand_by(output_dir: Path, processes: int) -> Standby:
     with (work / "trainer.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command,
-            env=environment(psutil.Process()),
+            env=environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,

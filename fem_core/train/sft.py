@@ -307,15 +307,16 @@ def save(model: Any, job: TrainJob) -> None:
 
 def leave_with_parent() -> None:
     """From now on this process ends within a second of the one that launched it, even if that was killed with -9."""
-    pid, _, started = os.environ.get(PARENT, "").partition(":")
+    pid = os.environ.get(PARENT)
     if not pid:
         return
     launcher = os.getppid()
+    # As an ancestor it is known to be the one, whatever its start time reads after a clock was set.
+    parent = next((one for one in psutil.Process().parents() if one.pid == int(pid)), None)
 
     def alive() -> bool:
         try:
-            parent = psutil.Process(int(pid))
-            return parent.create_time() == float(started) and parent.status() != psutil.STATUS_ZOMBIE
+            return parent is not None and parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deployments.up import Installation, wait_for
@@ -87,3 +88,21 @@ def test_an_answer_counts_when_the_installations_own_process_listens_there(
     port = free()
     start("server", sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
     wait_for(f"http://127.0.0.1:{port}/", here, "server", 60)
+
+
+def test_a_clock_that_is_set_hides_no_process(
+    here: Installation, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux's start of the machine, from which psutil has the time at which a process began, moves with the clock."""
+    started = start("worker", "sleep", "60")
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    found = Installation(here.folder).process("worker")
+    assert found is not None and found.pid == started.pid
+    assert Installation(here.folder).end("worker")
+
+
+def test_an_id_that_another_process_has_got_is_left_alone(here: Installation, start: Start) -> None:
+    started = start("worker", "sleep", "60")
+    here.known["processes"]["worker"] = (started.pid, "another boot 1")
+    assert here.process("worker") is None and not here.end("worker") and started.poll() is None
