@@ -96,10 +96,14 @@ def _look_further(config: RunConfig) -> None:
     name = config.name or "fem"
     python = shlex.quote(sys.executable)
     query = f"select iteration, prompt_kind, count(*) from '{store}/runs/{name}/iteration=*/rationales/*.parquet' group by all"
+    reach = "import duckdb; "
+    if "://" in store:
+        scheme = store.partition("://")[0]
+        reach = f"import duckdb, fsspec; duckdb.register_filesystem(fsspec.filesystem('{scheme}')); "
     print(
         "\nLook further:\n"
         f"  {shlex.quote(str(Path(sys.executable).with_name('fem')))} show {name} --store {shlex.quote(store)}\n"
-        f'  {python} -c "import duckdb; duckdb.sql(\\"{query}\\").show()"\n'
+        f'  {python} -c "{reach}duckdb.sql(\\"{query}\\").show()"\n'
         f"  {python} -m prefect server start    # then open http://127.0.0.1:4200/runs\n"
         f"The curves are in {store}/runs/{name}/report/curves.svg"
     )

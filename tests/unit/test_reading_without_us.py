@@ -1,13 +1,14 @@
 """docs/reading.md: every snippet runs as it stands, but for its first line, on a local store and on S3."""
 
 import re
+import subprocess
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_run import make_run
+from made_run import made_config, make_run
 
 from deployments.s3 import BUCKET
 from fem_core.schemas import TABLES
@@ -15,6 +16,7 @@ from fem_core.store import fork, layout
 from fem_core.store.local import LocalRoot
 from fem_core.store.root import TEMPORARY
 from fem_core.store.store import Store
+from flows.commands.execute import _look_further
 
 PAGE = Path(__file__).parents[2] / "docs/reading.md"
 SNIPPETS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).*?)^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S))
@@ -81,6 +83,17 @@ def test_a_forks_history_is_read_through_its_manifests(
 ) -> None:
     run_snippet("Only what is finished, and forks", f"{request.getfixturevalue(place)}/runs/child")
     assert capsys.readouterr().out == f"[{{'iteration': 1, 'verdict_count': {DRAWS}}}]\n"
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_the_query_that_a_finished_run_prints_reads_it(
+    place: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _look_further(made_config(store=request.getfixturevalue(place)))
+    (query,) = [line for line in capsys.readouterr().out.splitlines() if "duckdb" in line]
+    done = subprocess.run(["sh", "-c", query], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"│ 001 +│ plain +│ +7 │", done.stdout), done.stdout
 
 
 def test_every_snippet_of_the_page_is_run() -> None:
