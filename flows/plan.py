@@ -4,6 +4,7 @@ Contract: writes nothing. A step's key needs the digests of its inputs, so it is
 can be made without drawing; a step after the first missing draw waits for its inputs.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 import yaml
@@ -21,6 +22,7 @@ from fem_core.store.fork import Parent
 from fem_core.store.manifest import InputRef, Manifest, RunRecord
 from fem_core.store.store import Store, step_differences
 from fem_core.store.tables import record_of
+from flows.credentials import provide
 from tasks import bound, evaluate, prepare, sample, step, train
 from tasks import filter as filter_task
 
@@ -219,6 +221,7 @@ class _Walk:
 
 def show_plan(config: RunConfig, parent: Parent | None = None) -> None:
     """Print the resolved configuration and every step with its key."""
+    asyncio.run(provide(config))
     store = Store.open(config.store, check=False)
     steps = plan(config, store, parent)
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())

@@ -1,8 +1,10 @@
 """How an S3 server is reached, from a configuration and from a secret, without a secret in any record."""
 
 import os
+from pathlib import Path
 
 import pytest
+import s3fs
 from made_run import made_config
 
 from deployments.s3 import BUCKET, S3Server
@@ -10,8 +12,9 @@ from fem_core.config import S3Config, places_of
 from fem_core.errors import FemError
 from fem_core.store import access
 from fem_core.store.store import Store
+from flows import plan
 
-NAMES = ("AWS_ENDPOINT_URL", "AWS_PROFILE", access.ADDRESSING, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+NAMES = ("AWS_ENDPOINT_URL", "AWS_PROFILE", access.PROFILE, access.ADDRESSING, *access.KEYS)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_what_a_configuration_says_reaches_the_filesystem(nothing_said: None) ->
     }
     assert access.options("gs") == {}
     access.use(S3Config())
-    assert os.environ["AWS_PROFILE"] == "team", "what is left open stays as it was"
+    assert access.options("s3")["profile"] == "team", "what is left open stays as it was"
 
 
 def test_how_a_server_is_reached_is_a_place_and_no_identity() -> None:
@@ -55,6 +58,49 @@ def test_a_secret_reaches_the_environment_and_nothing_else_does(nothing_said: No
             access.use_secret(wrong, "fem-s3")
         assert "hunter2" not in str(refusal.value)
     assert os.environ.get("LD_PRELOAD") != "hunter2"
+
+
+@pytest.fixture
+def accounts(nothing_said: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person whose shell says ``AWS_PROFILE=work``, with keys of two accounts in a file."""
+    file = tmp_path / "credentials"
+    lines = [
+        f"[{name}]\naws_access_key_id = of-{name}\naws_secret_access_key = secret\n" for name in ("work", "team")
+    ]
+    file.write_text("".join(lines))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+
+
+def signs_as() -> tuple[str, str | None]:
+    """The key and the session token that requests are signed with."""
+    made = s3fs.S3FileSystem(skip_instance_cache=True, **access.options("s3"))
+    made.connect()
+    found = made.s3._get_credentials()
+    return found.access_key, found.token
+
+
+def test_credentials_count_as_they_do_for_the_aws_tools(accounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert signs_as() == ("of-work", None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-shell")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert signs_as() == ("of-shell", "token")
+    access.use(S3Config(profile="team"))
+    assert signs_as() == ("of-team", None)
+    access.use_secret({"AWS_ACCESS_KEY_ID": "of-block", "AWS_SECRET_ACCESS_KEY": "secret"}, "fem-s3")
+    assert signs_as() == ("of-block", None)
+
+
+def test_a_dry_run_reaches_the_server_that_the_configuration_names(
+    s3_server: S3Server, nothing_said: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {name: value for name, value in s3_server.environment.items() if name in access.KEYS}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(plan, "plan", lambda config, store, parent: [store.run("demo")] and [])
+    plan.show_plan(made_config(store=f"s3://{BUCKET}/dry", s3={"endpoint_url": s3_server.endpoint}))
+    assert "0 of 0 artifacts are done" in capsys.readouterr().out
 
 
 def test_an_unknown_addressing_style_is_refused(nothing_said: None, monkeypatch: pytest.MonkeyPatch) -> None:
