@@ -17,6 +17,9 @@ from fem_core.errors import FemError
 from fem_core.store.lease import Lease, LeaseLost, Taken, machine_id, only_process
 from tasks import step
 
+UPLOAD_SECONDS = 15.0
+"""How long the end of a flow waits for an upload to stop, of the 30 s that a cancelled flow has."""
+
 LOOK_SECONDS = 1.0
 """How often a flow run that waits for its run looks whether it is free."""
 
@@ -67,6 +70,9 @@ async def _again() -> bool:
 async def leased(run: step.Run) -> AsyncIterator[None]:
     """Keep other machines off the run; when the lease is lost, what runs inside is cancelled.
 
+    Threads cannot be cancelled: one that uploads stops before its next file, and where it takes longer, the lease is left
+    to run out, so that nobody else writes beside it.
+
     Raises:
         FemError: another process has the run.
     """
@@ -80,7 +86,14 @@ async def leased(run: step.Run) -> AsyncIterator[None]:
 
     await _patiently(lambda: step.in_store_thread(lease.acquire, waiting))
     inside = asyncio.current_task()
-    lost: list[LeaseLost] = []
+    lost: list[FemError] = []
+
+    def still() -> None:
+        if lost:
+            raise lost[0]
+        lease.check()
+
+    run.still = still
 
     async def keep() -> None:
         while True:
@@ -106,4 +119,8 @@ async def leased(run: step.Run) -> AsyncIterator[None]:
     finally:
         keeper.cancel()
         if not lost:
-            await step.in_store_thread(lease.release)
+            lost.append(FemError(f"The flow of run {run.name!r} has ended, and nothing more is written."))
+            if run.uploads:
+                await asyncio.wait(run.uploads, timeout=UPLOAD_SECONDS)
+            if not run.uploads:
+                await step.in_store_thread(lease.release)

@@ -128,6 +128,21 @@ class Run:
     """The trainer of the iteration that is being drawn, started ahead of its job."""
     locations: dict[str, Path] = field(default_factory=dict)
     """Local folder of each checkpoint, by digest."""
+    still: Callable[[], None] = lambda: None
+    """Raises where this process may not write the run any more."""
+    uploads: "set[asyncio.Future[list[FileRecord]]]" = field(default_factory=set)
+    """What is being written, also by threads whose task was cancelled."""
+
+    async def put(self, artifact: str, folder: Path) -> list[FileRecord]:
+        """Store a folder's files, as long as this process may write the run."""
+        upload = asyncio.ensure_future(in_store_thread(self.store.put_directory, artifact, folder, self.still))
+        self.uploads.add(upload)
+        upload.add_done_callback(self._uploaded)
+        return await asyncio.shield(upload)
+
+    def _uploaded(self, upload: "asyncio.Future[list[FileRecord]]") -> None:
+        self.uploads.discard(upload)
+        upload.exception()  # so that nobody misses it where the task that waited for it was cancelled
 
     async def folder(self, checkpoint: Manifest) -> Path:
         """Local, verified folder of a checkpoint; the base model's own folder for iteration 0."""

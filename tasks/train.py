@@ -128,7 +128,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     states = States(run, todo, k, resumed, warn)
     try:
         result = await _trained(label, job, states, warn, standby)
-        files = await step.in_store_thread(run.store.put_directory, todo.artifact, job.output_dir)
+        files = await run.put(todo.artifact, job.output_dir)
         made = todo.manifest(
             files,
             started,
@@ -202,7 +202,7 @@ async def _trained(
     warn: Callable[[str], None],
     standby: launch.Standby | None,
 ) -> launch.TrainResult:
-    """Run the trainer; afresh where it dies on the state that it was given."""
+    """Run the trainer; afresh where it dies, and was not killed, on the state that it was given."""
     stepped = False
     try:
         async with watch(label, None, "steps") as progress:
@@ -215,7 +215,7 @@ async def _trained(
             try:
                 return await launch.train(job, hear, states.take, warn, standby)
             except launch.TrainerDied as error:
-                if job.resume_from is None or stepped:
+                if job.resume_from is None or stepped or isinstance(error, launch.TrainerKilled):
                     raise
                 # Perhaps the state does not suit: other versions of the libraries may have written it.
                 warn(f"The trainer died before its first step after the resume, so it starts afresh. {error}")
@@ -274,9 +274,10 @@ class States:
     async def _put(self, saved: launch.SavedState) -> None:
         run, k = self._run, self._k
         artifact = layout.trainer_state(run.name, k, saved.step)
+        run.still()
         # A damaged one was skipped, and its manifest would count as the winner's.
         await step.in_store_thread(state.remove, run.store, artifact)
-        files = await step.in_store_thread(run.store.put_directory, artifact, saved.folder)
+        files = await run.put(artifact, saved.folder)
         made = replace(self._todo, kind=state.KIND, artifact=artifact).manifest(
             files,
             self._started,

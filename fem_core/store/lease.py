@@ -89,13 +89,18 @@ class Lease:
         Raises:
             LeaseLost: another process has the run now, or may have: the store was away for longer than the lease.
         """
-        late = _now() - self._renewed > self._seconds
-        if late or not self._take(self._number + 1):
-            raise LeaseLost(
-                f"Another process {'may have' if late else 'has'} taken over run {self._run!r}, as this one did not reach "
-                f"the store for {_now() - self._renewed:.0f} s. What is committed is kept; let the other one "
-                "finish, or run again."
-            )
+        self.check()
+        if not self._take(self._number + 1):
+            raise self._lost("has")
+
+    def check(self) -> None:
+        """See, without asking the store, that the lease has not run out.
+
+        Raises:
+            LeaseLost: another process may have the run now.
+        """
+        if _now() - self._renewed > self._seconds:
+            raise self._lost("may have")
 
     def release(self) -> None:
         """Give the run back. A lease that cannot be removed runs out by itself."""
@@ -148,6 +153,12 @@ class Lease:
 
     def _path(self, number: int) -> str:
         return f"{self._folder}/{number:09d}.json"
+
+    def _lost(self, has: str) -> LeaseLost:
+        return LeaseLost(
+            f"Another process {has} taken over run {self._run!r}, as this one did not reach the store for "
+            f"{_now() - self._renewed:.0f} s. What is committed is kept; let the other one finish, or run again."
+        )
 
     def _taken(self) -> Taken:
         return Taken(

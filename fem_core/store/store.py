@@ -7,7 +7,7 @@ calls are synchronous and safe from several threads and processes; none belongs 
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -158,14 +158,16 @@ class Store:
             self._root.replace(path, data)
         return FileRecord(path=name, bytes=len(data), rows=None, sha256=_sha256(data))
 
-    def put_directory(self, artifact: str, folder: Path) -> list[FileRecord]:
+    def put_directory(self, artifact: str, folder: Path, still: Callable[[], None] = lambda: None) -> list[FileRecord]:
         """Write all files of a local folder, such as a checkpoint, and say what they are.
 
         The folder is given away: a local store links its files, so nobody may write to them afterwards (deleting the
-        folder is fine). Files that a crashed try left without a manifest are replaced. Where the artifact is finished,
-        nothing is written, and ``commit`` will return the winner's manifest.
+        folder is fine). Files that a crashed try left without a manifest are replaced. Where the artifact is finished, or
+        is finished by another process meanwhile, no more is written, and ``commit`` will return the winner's manifest.
+
+        Args:
+            still: called before each file is written; raises where the caller may not write any more.
         """
-        finished = self.manifest(artifact) is not None
         records = []
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = file.relative_to(folder).as_posix()
@@ -173,7 +175,8 @@ class Store:
                 continue
             rows = tables.count_rows(file.read_bytes()) if name.endswith(".parquet") else None
             records.append(FileRecord(path=name, bytes=file.stat().st_size, rows=rows, sha256=digest_file(file)))
-            if not finished:
+            still()
+            if self.manifest(artifact) is None:
                 self._root.put(f"{artifact}/{name}", file)
         if not records:
             raise FemError(

@@ -43,6 +43,10 @@ class TrainerDied(RuntimeError):
     """The trainer ended without a result; the message carries the end of its log."""
 
 
+class TrainerKilled(TrainerDied):
+    """Somebody else ended it, such as the system for want of memory."""
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """One M-step."""
@@ -376,7 +380,7 @@ def _result(events: _Events, code: int, log: Path) -> TrainResult:
     lines = [line[:300] for line in trainers.splitlines() if line.strip()]
     tail = "\n".join(lines[-_TAIL_LINES:]) or "(nothing)"
     if code == -signal.SIGKILL or "SIGKILL" in launchers:
-        raise TrainerDied(
+        raise TrainerKilled(
             "The trainer was killed (out of memory?). Lower train.micro_batch_size, or set "
             f"train.gradient_checkpointing or train.method=lora. Its log is {str(log)!r} and ends with:\n{tail}"
         )

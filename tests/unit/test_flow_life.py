@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,45 @@ def test_a_lease_that_could_not_be_renewed_once_is_renewed_again(
 
     with disable_run_logger():
         asyncio.run(works())
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
+def test_an_upload_that_outlives_its_cancelled_flow_meets_no_other_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It ends before its next file, and where it does not end soon the lease is left to run out."""
+    monkeypatch.setattr(writer, "UPLOAD_SECONDS", 1.0)
+    store = Store.open(str(tmp_path / "store"))
+    run = step.Run("run", made_config(), store, tmp_path / "cache")
+    (tmp_path / "checkpoint").mkdir()
+    for name in "ab":
+        (tmp_path / "checkpoint" / name).write_text(name)
+    put, began, ended = store.root.put, threading.Event(), threading.Event()
+
+    def slow(path: str, source: Path) -> None:
+        began.set()
+        time.sleep(seconds)
+        put(path, source)
+        ended.set()
+
+    monkeypatch.setattr(store.root, "put", slow)
+    checkpoint, lease = "runs/run/iteration=001/checkpoint", "runs/run/lease"
+
+    async def works() -> None:
+        async with writer.leased(run):
+            await run.put(checkpoint, tmp_path / "checkpoint")
+
+    async def cancelled() -> list[str]:
+        flow = asyncio.create_task(works())
+        await asyncio.to_thread(began.wait)
+        flow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await flow
+        return store.root.children(lease)
+
+    with disable_run_logger():
+        left = asyncio.run(cancelled())
+    assert bool(left) == (seconds > 1)
+    assert ended.wait(10)
+    time.sleep(0.2)
+    assert list(store.root.files(checkpoint)) == ["a"]

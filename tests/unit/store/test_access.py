@@ -64,9 +64,7 @@ def test_a_secret_reaches_the_environment_and_nothing_else_does(nothing_said: No
 def accounts(nothing_said: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person whose shell says ``AWS_PROFILE=work``, with keys of two accounts in a file."""
     file = tmp_path / "credentials"
-    lines = [
-        f"[{name}]\naws_access_key_id = of-{name}\naws_secret_access_key = secret\n" for name in ("work", "team")
-    ]
+    lines = [f"[{name}]\naws_access_key_id = of-{name}\naws_secret_access_key = secret\n" for name in ("work", "team")]
     file.write_text("".join(lines))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_PROFILE", "work")
@@ -98,7 +96,7 @@ def test_a_dry_run_reaches_the_server_that_the_configuration_names(
     keys = {name: value for name, value in s3_server.environment.items() if name in access.KEYS}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(plan, "plan", lambda config, store, parent: [store.run("demo")] and [])
+    monkeypatch.setattr(plan, "plan", lambda config, store, parent: store.runs())
     plan.show_plan(made_config(store=f"s3://{BUCKET}/dry", s3={"endpoint_url": s3_server.endpoint}))
     assert "0 of 0 artifacts are done" in capsys.readouterr().out
 

@@ -189,6 +189,38 @@ def test_a_finished_directory_is_not_touched_by_a_late_writer(
     store.verify(winner)
 
 
+def test_a_writer_that_is_overtaken_writes_no_further_file(
+    store: Store, checkpoint: Path, make_manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = tmp_path / "late"
+    (late / "nested").mkdir(parents=True)
+    (late / "model.safetensors").write_bytes(b"other weights")
+    (late / "nested/config.json").write_text("{ }")
+    put, winner = store.root.put, []
+
+    def overtaken(path: str, source: Path) -> None:
+        put(path, source)
+        monkeypatch.setattr(store.root, "put", put)
+        winner.append(store.commit(make_manifest(ARTIFACT, store.put_directory(ARTIFACT, checkpoint))))
+
+    monkeypatch.setattr(store.root, "put", overtaken)
+    assert store.commit(make_manifest(ARTIFACT, store.put_directory(ARTIFACT, late))) == winner[0]
+    store.verify(winner[0])
+
+
+def test_a_writer_that_has_lost_its_right_writes_no_further_file(store: Store, checkpoint: Path) -> None:
+    asked: list[None] = []
+
+    def still() -> None:
+        asked.append(None)
+        if len(asked) > 1:
+            raise FemError("lost")
+
+    with pytest.raises(FemError, match="lost"):
+        store.put_directory(ARTIFACT, checkpoint, still)
+    assert list(store.root.files(ARTIFACT)) == ["model.safetensors"]
+
+
 def test_putting_a_folder_again_leaves_no_temporary_files(local: Store, checkpoint: Path) -> None:
     local.put_directory(ARTIFACT, checkpoint)
     local.put_directory(ARTIFACT, checkpoint)
