@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
 
 from fem_core.audit.audit import audit as examine
 from fem_core.audit.changed import held_before, mark, remember
@@ -18,6 +19,7 @@ from fem_core.store import layout
 from fem_core.store.deletion import deleted_at
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
+from flows import worker
 from flows.commands.audit import summary
 from flows.credentials import reach
 from flows.ending import sentence
@@ -33,7 +35,7 @@ class RunsDoNotHold(Exception):
 @flow(name="audit", validate_parameters=True)
 async def audit(
     store: str = "./fem-store", s3: S3Config = AS_THE_ENVIRONMENT_SAYS, deep: bool = False, everything: bool = False
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Check the runs of a store against their records: every file, every link.
 
     Args:
@@ -43,11 +45,18 @@ async def audit(
         everything: Audit all runs, also those that have not changed since they last held.
 
     Returns:
-        How many runs were audited, and how many had not changed.
+        How many runs were audited, and how many had not changed; where the audit was cancelled, that state.
 
     Raises:
         RunsDoNotHold: after all runs are audited.
     """
+    worker.outlive()
+    async with worker.heeded():
+        return await _audit(store, s3, deep=deep, everything=everything)
+    return worker.cancelled()
+
+
+async def _audit(store: str, s3: S3Config, *, deep: bool, everything: bool) -> dict[str, Any]:
     await reach(s3)
     opened = await step.in_store_thread(Store.open, store, check=False, patience=WORKING)
     came, same = await examined(opened, deep=deep, everything=everything)

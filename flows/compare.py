@@ -9,12 +9,12 @@ made again.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.deployments.flow_runs import arun_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from fem_core.compare.cells import Cell, beside, cells
@@ -22,12 +22,13 @@ from fem_core.compare.comparison import Comparison
 from fem_core.compare.report import markdown, write
 from fem_core.compare.results import DELETED, FINISHED, Results, results, state
 from fem_core.config import RunConfig
-from fem_core.errors import FemError
 from fem_core.store import fork, layout
 from fem_core.store.deletion import deleted_at
 from fem_core.store.patience import WORKING
 from fem_core.store.store import Store
+from flows import worker
 from flows.credentials import provide
+from flows.deployed import through
 from flows.ending import sentence
 from flows.fem import fem
 from flows.plan import begin
@@ -48,22 +49,31 @@ class RunsFailed(Exception):
 
 
 @flow(name="compare", flow_run_name="{comparison.name}", validate_parameters=True)
-async def compare(comparison: Comparison, concurrency: Annotated[int, Field(ge=1)] | None = None) -> dict[str, Any]:
+async def compare(
+    comparison: Comparison, concurrency: Annotated[int, Field(ge=1)] | None = None
+) -> dict[str, Any] | State[Any]:
     """Do the runs of a comparison that are not finished, and report on all.
 
     Args:
         concurrency: runs at a time; the comparison's own number by default.
 
     Returns:
-        State by run, and where the report lies.
+        State by run, and where the report lies; where the comparison was cancelled, that state.
 
     Raises:
         RunsFailed: after all others are done and reported.
     """
+    worker.outlive()
+    async with worker.heeded():
+        return await _compare(comparison, concurrency)
+    return worker.cancelled()
+
+
+async def _compare(comparison: Comparison, concurrency: int | None) -> dict[str, Any]:
     found = cells(comparison)
     await provide(found[0].config)
     store = await step.in_store_thread(Store.open, found[0].config.store, patience=WORKING)
-    did = fem if comparison.deployment is None else _through(comparison.deployment)
+    did = fem if comparison.deployment is None else partial(through, comparison.deployment)
     failures: dict[str, BaseException] = {}
     first = beside(found)
     at_a_time = concurrency or comparison.concurrency
@@ -148,26 +158,3 @@ def begin_beside(store: Store, cell: Cell, first: Cell, *, check: bool = True) -
             begin(cell.config, store, parent)
         else:
             store.create_run(run_record(cell.name, cell.config, parent))
-
-
-def _through(deployment: str) -> Did:
-    """Does runs through a Prefect deployment and waits for their ends."""
-
-    async def did(config: RunConfig) -> None:
-        try:
-            ended = await arun_deployment(
-                name=deployment,
-                parameters={"config": config.model_dump(mode="json")},
-                flow_run_name=config.name,
-                timeout=None,
-            )
-        except ObjectNotFound as error:
-            raise FemError(
-                f"There is no deployment {deployment!r} on this Prefect server. Deploy the flow first, or leave "
-                "deployment out to run here."
-            ) from error
-        if ended.state is None or not ended.state.is_completed():
-            said = "no state" if ended.state is None else f"{ended.state.name}. {ended.state.message or ''}".strip()
-            raise FemError(f"The flow run of {config.name} ended as {said} Look at it in the Prefect UI.")
-
-    return did

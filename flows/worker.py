@@ -34,7 +34,7 @@ WORKER_SECONDS = 10.0
 STOPPED = "fem.run.stopped"
 """The event of a flow that is suspended and has come to its end: the last sign of life until it is resumed."""
 
-KEPT = "Cancelled. What is committed is kept: Retry, or fem resume, continues from there."
+KEPT = "Cancelled. What is committed is kept: Retry continues from there, and so does fem resume for a run."
 
 
 def cancelled() -> State[Any]:

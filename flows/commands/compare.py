@@ -88,7 +88,7 @@ def _execute(described: Comparison, found: Sequence[Cell], concurrency: int | No
     from flows.commands.execute import keep_traceback, provide_server, quiet_prefect
 
     quiet_prefect()
-    from prefect.exceptions import TerminationSignal
+    from prefect.exceptions import CancelledRun, TerminationSignal
     from rich.console import Console
 
     from flows.compare import RunsFailed
@@ -109,6 +109,8 @@ def _execute(described: Comparison, found: Sequence[Cell], concurrency: int | No
         except (KeyboardInterrupt, TerminationSignal) as stop:
             code = 130 if isinstance(stop, KeyboardInterrupt) else 143
             leave(f"Stopped. What is committed is kept; continue with: {_again()}", code)
+        except CancelledRun:
+            leave(f"Cancelled in the Prefect UI. What is committed is kept; continue with: {_again()}", 1)
         except Exception as error:  # noqa: BLE001 (told in a sentence, its traceback kept in a file)
             log = keep_traceback(described.name)
             leave(f"The comparison failed: {sentence(error)}\nThe traceback is in {log}. Continue with: {_again()}", 1)
