@@ -87,6 +87,7 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
     for k in range(1, config.iterations + 1):
         if parent is not None and k <= parent.iteration:
             await _together(*scoring)  # one after the other: each has weights of its own
+            await run.forget(checkpoint)
             checkpoint = await step.in_store_thread(inherited, run.store, run.name, k)
             scoring = _scoring(run, k, prepared, checkpoint)
             continue
@@ -94,7 +95,9 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
         if hold:
             await approval.hold(run, k, rationales)
         start = prepared.model if config.train.init == "base" else checkpoint
-        checkpoint, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
+        trained, *_ = await _together(train(run, k, rationales, start), page.show(run, k))
+        await run.forget(checkpoint)
+        checkpoint = trained
         scoring = _scoring(run, k, prepared, checkpoint)
         if k in pause_after:
             await _together(*scoring)
@@ -102,6 +105,7 @@ async def _iterate(run: step.Run, prepared: Prepared, pause_after: Collection[in
             await page.show(run)
             await approval.ask(run, k)
     await _together(*scoring)
+    await run.forget(checkpoint)
     return checkpoint
 
 

@@ -153,6 +153,11 @@ class Run:
             self.locations[checkpoint.digest] = place
         return self.locations[checkpoint.digest]
 
+    async def forget(self, checkpoint: Manifest) -> None:
+        """Give back the folder of a checkpoint that no step needs any more."""
+        if self.locations.pop(checkpoint.digest, None) is not None:
+            await in_store_thread(self.store.forget, checkpoint, self.cache)
+
 
 @dataclass(frozen=True)
 class Work:

@@ -139,6 +139,7 @@ async def train(run: step.Run, k: int, rationales: Manifest, start: Manifest) ->
     finally:
         await states.end()
         shutil.rmtree(job.states_dir, ignore_errors=True)
+        await step.in_store_thread(run.store.forget, rationales, run.cache)
     shutil.rmtree(folder)  # a failed try leaves its log there for a person to read
     await _forget_states(run, k, resumed, warn)
     step.ended(label, f"{result.steps} steps, loss {result.first_loss:.3f} to {result.last_loss:.3f}")
@@ -303,7 +304,7 @@ async def _newest_state(run: step.Run, todo: step.Work, k: int, label: str) -> s
 async def _forget_states(run: step.Run, k: int, resumed: state.State | None, warn: Callable[[str], None]) -> None:
     """The checkpoint is there, so its states go, also the copy that a remote store's state had in the cache."""
     if resumed is not None:
-        shutil.rmtree(run.cache.absolute() / resumed.manifest.digest, ignore_errors=True)
+        await step.in_store_thread(run.store.forget, resumed.manifest, run.cache)
     try:
         await step.in_store_thread(state.remove_others, run.store, run.name, k)
     except OSError as error:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from fem_core.digest import digest_file
 from fem_core.errors import Corrupt, FemError
+from fem_core.store import cache as cache_
 from fem_core.store import layout
 from fem_core.store.local import LocalRoot
 from fem_core.store.manifest import FileRecord, Manifest
@@ -56,7 +57,7 @@ def read_file(root: Root, manifest: Manifest, record: FileRecord) -> bytes:
 
 
 def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
-    """A local folder with the files: their own where possible, else ``cache/<digest>``."""
+    """A local folder with the files: their own where possible, else ``cache/<digest>``, held until ``forget``."""
     own = _own_folder(root, manifest)
     if own is not None:
         if (str(own), manifest.digest) not in _verified:
@@ -64,8 +65,11 @@ def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
             _verified.add((str(own), manifest.digest))
         return own
     folder = cache.absolute() / manifest.digest
-    if not folder.is_dir():
-        _download(root, manifest, folder)
+    if not cache_.take(folder):
+        while True:
+            _download(root, manifest, folder)
+            if cache_.take(folder):
+                break
     elif (str(folder), manifest.digest) not in _verified:
         for record in manifest.files:
             file = folder / record.path
@@ -73,6 +77,11 @@ def local_dir(root: Root, manifest: Manifest, cache: Path) -> Path:
                 raise Corrupt(f"{file} is damaged. Delete the folder {folder}: it is a cache and will be filled again.")
     _verified.add((str(folder), manifest.digest))
     return folder
+
+
+def forget(manifest: Manifest, cache: Path) -> None:
+    """Need the folder of ``local_dir`` no longer: a copy in the cache goes where nobody else uses it."""
+    cache_.give_back(cache.absolute() / manifest.digest)
 
 
 def _pieces(root: Root, manifest: Manifest, record: FileRecord) -> Iterator[bytes]:
@@ -138,6 +147,7 @@ def _own_folder(root: Root, manifest: Manifest) -> Path | None:
 def _download(root: Root, manifest: Manifest, folder: Path) -> None:
     """Fill a temporary folder beside it, verified, and rename: it appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    cache_.sweep(folder.parent)
     temporary = folder.parent / f"{TEMPORARY}{uuid4().hex}"
     try:
         for record in manifest.files:

@@ -242,9 +242,13 @@ class Store:
         """A local folder with exactly the artifact's files, verified once per process.
 
         That is the artifact's own folder where it is local and nothing else lies in it (a crashed try may have left
-        more), else ``cache/<digest>``, which appears whole or not at all.
+        more), else ``cache/<digest>``, which appears whole or not at all and stays while a process uses it.
         """
         return reading.local_dir(self._root, manifest, cache)
+
+    def forget(self, manifest: Manifest, cache: Path) -> None:
+        """The folder of ``local_dir`` is needed no longer: a copy in the cache goes where nobody else uses it."""
+        reading.forget(manifest, cache)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
