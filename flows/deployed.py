@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 
 from fem_core.config import RunConfig
 from fem_core.errors import FemError
+from flows import outage
 
 LOOK_SECONDS = 5.0
 """How often it is asked whether the run has ended."""
@@ -73,8 +74,8 @@ async def _ended(client: PrefectClient, flow_run: FlowRun) -> FlowRun:
     while True:
         try:
             flow_run = await client.read_flow_run(flow_run.id)
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+        except httpx.HTTPError as error:
+            if not outage.is_away(error):
                 raise
             get_run_logger().warning("The server does not say how %s is: %s", flow_run.name, type(error).__name__)
         else:

@@ -22,6 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from fem_core.errors import FemError
+from flows import outage
 
 DEVICE = "FEM_DEVICE"
 """Environment variable that names the limit."""
@@ -77,10 +78,8 @@ async def _taken(name: str, stack: AsyncExitStack) -> bool:
         await stack.enter_async_context(slot)
     except ConcurrencySlotAcquisitionError as error:
         why = error.__cause__
-        if isinstance(why, httpx.HTTPStatusError):
-            if why.response.status_code != httpx.codes.LOCKED and not why.response.is_server_error:
-                raise
-        elif not isinstance(why, httpx.TransportError):
+        taken = isinstance(why, httpx.HTTPStatusError) and why.response.status_code == httpx.codes.LOCKED
+        if not (taken or outage.is_away(why)):
             raise
         get_run_logger().debug("The device %s is not to be had yet: %s", name, why)
         return False
