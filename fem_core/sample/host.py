@@ -8,7 +8,6 @@ front-end/core split, and a crash here is one failed task.
 
 import contextlib
 import json
-import os
 import queue
 import socket
 import sys
@@ -33,6 +32,7 @@ from fem_core.sample.job import DrawJob, HostSettings
 from fem_core.sample.look import Looker
 from fem_core.sample.probe import ProbeLooker
 from fem_core.sample.proof import read_probe
+from fem_core.sample.spawn import leave
 from fem_core.sample.vllm_engine import VllmEngine, warm_up
 from fem_core.store.layout import part_name
 from fem_core.store.patience import WORKING
@@ -70,9 +70,8 @@ class Host:
             pass  # a killed flow resets the socket instead of closing it
         except Exception:  # noqa: BLE001 (whatever it is, a host that cannot hear must not live on)
             traceback.print_exc()
-        # The flow is gone: nobody can use what is being drawn. The engine may be deep in a step, so leave at once; the
-        # verifier's child ends with its standard input.
-        os._exit(0)
+        # The flow is gone: nobody can use what is being drawn. The engine may be deep in a step, so leave at once.
+        leave()
 
     def _send(self, event: str, **values: Any) -> None:
         self._channel.sendall(json.dumps({"event": event, **values}).encode() + b"\n")
@@ -118,7 +117,7 @@ class Host:
         self._tokens = ChatTokens(Path(settings.model_dir), settings.engine.trust_remote_code)
         stop = (lambda text: has_answer_line(text) is not None) if settings.stop_at_answer else None
         self._engine = VllmEngine(settings.engine, Path(settings.model_dir), stop)
-        self._limit = 2 * (settings.engine.max_num_seqs or 256)
+        self._limit = 2 * (settings.engine.max_num_seqs or max(256, self._engine.max_num_seqs))
         self._room = settings.engine.max_model_len
         facts: dict[str, Any] = {"resolved_dtype": self._engine.dtype, "max_model_len": settings.engine.max_model_len}
         probe = read_probe(Path(settings.model_dir))

@@ -1,8 +1,9 @@
 """Starts the engine host's process, perhaps before anybody knows what it will draw.
 
 Contract: the process imports what an engine needs as soon as it runs, and then waits for orders on its socket; it ends
-when the socket is closed. Loads neither torch nor vllm. Knows no event loop, so that a process may be started before
-there is one.
+when the socket is closed. On a GPU vLLM has processes of its own below it, which hold the device and do not end with it:
+whoever sees the host's end ends them. Loads neither torch nor vllm. Knows no event loop, so that a process may be started
+before there is one.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from fem_core.device import find_device
 from fem_core.sample.engine_settings import environment, preload
@@ -27,6 +30,7 @@ class HostProcess:
     log_start: int
     """Where its output begins in its log, bytes."""
     _process: "subprocess.Popen[bytes]"
+    _swept: bool = False
 
     @property
     def pid(self) -> int:
@@ -44,12 +48,16 @@ class HostProcess:
         return self._process.poll()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for its end.
+        """Wait for its end, and end what it has left.
 
         Raises:
             subprocess.TimeoutExpired: after ``timeout`` seconds.
         """
         self._process.wait(timeout)
+        if not self._swept:  # once: the number of a group that is empty may become another's
+            self._swept = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End it by force, with what it has started."""
@@ -62,6 +70,15 @@ class HostProcess:
         self.channel.close()
         self.kill()
         self.wait()
+
+
+def leave() -> None:
+    """End this host at once, whatever its other threads do, and what it has started."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    os._exit(0)
 
 
 def spawn(log: Path) -> HostProcess:

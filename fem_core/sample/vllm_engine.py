@@ -110,14 +110,21 @@ class VllmEngine:
         os.environ.update(environment(self._device))
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would overrule kv_cache_gib, in whole GiB
         from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
         arguments = engine_arguments(self._settings, model_dir, self._device)
         if self._device == "cpu" and cpu_kernels.register():
             arguments["ir_op_priority"] = cpu_kernels.PRIORITY
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        # As for vllm.LLM: otherwise vLLM takes a GPU for an unknown place, with a quarter of the sequences or fewer.
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         self.dtype: str = str(self._engine.model_config.dtype).removeprefix("torch.")
         """What the engine computes in."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Draws that are decoded at the same time, at most."""
+        return int(self._engine.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def floor(self) -> int:

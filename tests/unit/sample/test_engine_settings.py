@@ -39,6 +39,30 @@ def test_vllm_knows_every_argument(tmp_path: Path) -> None:
     assert child.returncode == 0, child.stderr
 
 
+MAKES = """
+import sys
+from pathlib import Path
+from vllm.v1.engine.llm_engine import LLMEngine
+from fem_core.sample.engine_settings import EngineSettings
+from fem_core.sample.vllm_engine import VllmEngine
+
+def made(arguments, usage_context=None):
+    sys.exit(usage_context != "LLM_CLASS")
+
+LLMEngine.from_engine_args = made
+VllmEngine(EngineSettings(**{settings!r}), Path({folder!r}), None)
+"""
+
+
+@pytest.mark.slow
+def test_vllm_chooses_sizes_as_it_does_for_its_own_class(tmp_path: Path) -> None:
+    """Where ours are left open, on a GPU: of an engine made in another way it takes no device into account."""
+    code = MAKES.format(settings=dataclasses.asdict(SETTINGS), folder=str(tmp_path))
+    env = os.environ | environment("cpu") | {"HF_HUB_OFFLINE": "1"}
+    child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+
+
 def test_the_worker_finds_the_loader_by_its_name() -> None:
     module, _, name = engine_arguments(SETTINGS, Path("model"), "cpu")["worker_extension_cls"].rpartition(".")
     assert getattr(sys.modules[module], name) is CheckpointLoader
