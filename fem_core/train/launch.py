@@ -221,20 +221,29 @@ def launch_command(work_dir: Path, processes: int, device: Device) -> list[str]:
     return [*command, "-m", "fem_core.train.sft", str(work_dir / JOB), device]
 
 
-def environment() -> dict[str, str]:
-    """The trainer's environment: offline (everything it reads is local), quiet, and tied to its parent."""
+def environment(processes: int, device: Device) -> dict[str, str]:
+    """The trainer's environment: offline (everything it reads is local), quiet, and tied to its parent.
+
+    One process sees one GPU: of several it would make a data-parallel model, which TRL refuses.
+    """
+    one = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").partition(",")[0]
+    seen = {"CUDA_VISIBLE_DEVICES": one} if device == "cuda" and processes == 1 else {}
     code = str(Path(fem_core.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
-    return os.environ | {
-        PARENT: str(os.getpid()),
-        "PYTHONPATH": path,
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    return (
+        os.environ
+        | seen
+        | {
+            PARENT: str(os.getpid()),
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )
 
 
 async def stand_by(output_dir: Path, processes: int) -> Standby:
@@ -256,7 +265,7 @@ async def stand_by(output_dir: Path, processes: int) -> Standby:
     with (work / "trainer.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command,
-            env=environment(),
+            env=environment(processes, device),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,

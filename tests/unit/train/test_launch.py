@@ -14,7 +14,16 @@ import yaml
 from fem_core.config import TrainConfig
 from fem_core.errors import FemError
 from fem_core.schemas import RATIONALES
-from fem_core.train.launch import TrainerDied, TrainJob, _Events, _result, accelerate_config, launch_command, train
+from fem_core.train.launch import (
+    TrainerDied,
+    TrainJob,
+    _Events,
+    _result,
+    accelerate_config,
+    environment,
+    launch_command,
+    train,
+)
 
 
 def job(folder: Path, **config: object) -> TrainJob:
@@ -155,3 +164,13 @@ def test_a_trainer_killed_by_the_kernel_is_told_as_such(tmp_path: Path) -> None:
     message = death(tmp_path, "step 3\n" + LAUNCHERS_TRACEBACK.format(how="died with <Signals.SIGKILL: 9>."))
     assert "was killed (out of memory?)" in message and message.endswith("step 3")
     assert "was killed (out of memory?)" in death(tmp_path, "step 3\n", code=-9)
+
+
+def test_one_trainer_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several it would make a data-parallel model, which TRL refuses."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment(1, "cuda")["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "CUDA_VISIBLE_DEVICES" not in environment(2, "cuda") and "CUDA_VISIBLE_DEVICES" not in environment(1, "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert environment(1, "cuda")["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment(2, "cuda")["CUDA_VISIBLE_DEVICES"] == "3,5"

@@ -23,7 +23,7 @@ time.sleep(60)
 LAUNCHER = f"""
 import os, subprocess, sys
 from fem_core.train.launch import environment
-child = subprocess.Popen([sys.executable, "-c", {TRAINER!r}], env=environment(), start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", {TRAINER!r}], env=environment(1, "cpu"), start_new_session=True)
 print(child.pid, flush=True)
 child.wait()
 """
