@@ -8,8 +8,9 @@ placeholders inside them are left as they are.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
+from fem_core.chat_template import load_tokenizer
 from fem_core.config import PromptsConfig
 from fem_core.errors import FemError
 from fem_core.hints import Others, exemplar_values, values
@@ -65,9 +66,7 @@ class ChatTokens:
     """A model folder's tokenizer and chat template. Loads transformers' tokenizers when the first is made."""
 
     def __init__(self, model_dir: Path, trust_remote_code: bool = False) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=trust_remote_code)
+        self._tokenizer = load_tokenizer(str(model_dir), trust_remote_code)
         if not self._tokenizer.chat_template:
             raise FemError(
                 f"The model in {str(model_dir)!r} has no chat template. Use an instruction-tuned model, or add a "

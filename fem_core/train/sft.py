@@ -26,9 +26,10 @@ import torch
 import transformers
 from datasets import Dataset, load_dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from fem_core.chat_template import load_tokenizer
 from fem_core.device import Device
 from fem_core.errors import FemError
 from fem_core.model import TOKENIZER_FILES, model_files
@@ -137,7 +138,7 @@ def make_trainer(job: TrainJob, device: Device) -> SFTTrainer:
         split="train",
         cache_dir=str(job.work_dir / "datasets"),
     ).select_columns(["prompt", "completion"])
-    tokenizer = AutoTokenizer.from_pretrained(str(job.model_dir), trust_remote_code=job.trust_remote_code)
+    tokenizer = load_tokenizer(str(job.model_dir), job.trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(
         str(job.model_dir),
         dtype=torch.float32,
