@@ -116,6 +116,10 @@ class TableProblems(Section):
     def _one_place(self) -> "TableProblems":
         if (self.path is None) == (self.hub is None):
             raise ValueError("name either problems.path (a local file) or problems.hub (a data set's name), not both")
+        if self.test_path is not None and self.path is None:
+            raise ValueError("problems.test_path is a file beside problems.path; with problems.hub name a test_split")
+        if self.test_split is not None and self.hub is None:
+            raise ValueError("problems.test_split is a split of problems.hub; with problems.path name a test_path")
         if self.test_path is None and self.test_split is None and self.test is None:
             raise ValueError(
                 "say where the test problems come from: problems.test_path, problems.test_split or problems.test"

@@ -333,3 +333,16 @@ def test_commonsenseqa(shared_data: Path) -> None:
         for written in (problem.answer, f"({problem.answer.lower()})", f"{problem.answer}) {problem.choices[index]}"):
             parsed = parse_answer(f"Answer: {written}", problem)
             assert parsed is not None and is_correct(parsed.answer, problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hub": "a/b", "test_path": "mine.jsonl", "test": 5}, r"test_path is a file beside problems\.path"),
+        ({"path": "rows.jsonl", "test_split": "validation", "test": 3}, r"test_split is a split of problems\.hub"),
+        ({"path": "rows.jsonl", "test_split": "validation"}, r"with problems\.path name a test_path"),
+    ],
+)
+def test_test_problems_of_another_kind_of_place_are_not_left_out_in_silence(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(**changes)
