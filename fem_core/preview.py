@@ -20,6 +20,8 @@ from fem_core.sample.schemes import plan_of
 VERSION = 1
 """Of the prepare step: raised when the same source would give other problems or prompts."""
 
+_TRAINING = "training prompts"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -120,7 +122,7 @@ def check_lengths(
     ]
     if config.filter.looks and "plain" not in plan_of(config.scheme).kinds and not is_given(config.scheme):
         uses.append((train, "plain", shown.sample_exemplars, draw_tokens, "plain prompts of second looks"))
-    uses.append((train, "plain", shown.train_exemplars, draw_tokens, "training prompts"))
+    uses.append((train, "plain", shown.train_exemplars, draw_tokens, _TRAINING))
     uses.append((test, "plain", shown.train_exemplars, score_tokens, "evaluation prompts"))
     if config.evaluate.exemplar_baseline and shown.sample_exemplars != shown.train_exemplars:
         uses.append((test, "plain", shown.sample_exemplars, score_tokens, "evaluation prompts with exemplars"))
@@ -135,9 +137,20 @@ def check_lengths(
         longest = longest_prompt(problems, lengths, room, what, needs)
         longest_prompt_ = max(longest_prompt_, longest)
         longest_sequence = max(longest_sequence, longest + needs)
+        if what == _TRAINING and config.train.max_length is not None and not is_given(config.scheme):
+            _check_rows(config.train.max_length, longest, needs)
     if is_given(config.scheme):
-        _check_given(config, train, tokens, context)
+        _check_given(config, train, tokens, min(context, config.train.max_length or context))
     return Lengths(longest_prompt_, longest_sequence)
+
+
+def _check_rows(allowed: int, longest: int, needs: int) -> None:
+    if longest + needs > allowed:
+        raise FemError(
+            f"train.max_length is {allowed}, and a training prompt of {longest} tokens with a completion of up to {needs} "
+            f"(sample.max_tokens) has {longest + needs}. Rows are never cut: raise it to that, or lower sample.max_tokens or "
+            "prompts.train_exemplars."
+        )
 
 
 def _check_given(config: RunConfig, train: Sequence[Problem], tokens: ChatTokens, context: int) -> None:
@@ -156,7 +169,7 @@ def _check_given(config: RunConfig, train: Sequence[Problem], tokens: ChatTokens
     if over:
         longest, worst = max(over)
         raise FemError(
-            f"{len(over)} of {len(texts)} training texts do not fit the model's context of {context} tokens; the longest is "
-            f"problem {worst} with {longest}. Lower prompts.train_exemplars, drop those problems, or use a model with a "
-            "longer context."
+            f"{len(over)} of {len(texts)} training texts do not fit the {context} tokens of the model's context or of "
+            f"train.max_length; the longest is problem {worst} with {longest}. Lower prompts.train_exemplars, drop those "
+            "problems, or allow longer texts."
         )

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fem_core.config import ReasoningGymProblems, RunConfig, identity_of, places_of
+from fem_core.device import find_device
 from fem_core.digest import digest_file
 from fem_core.errors import FemError, StoreConflict
 from fem_core.initial import base_model, teachers
@@ -27,6 +28,7 @@ from fem_core.store import fork, layout
 from fem_core.store.deletion import refuse_deleted
 from fem_core.store.manifest import FileRecord, InputRef, Manifest, RunRecord, artifact_digest
 from fem_core.store.store import Store
+from fem_core.train.launch import refuse_untrainable
 from tasks import estimate, step
 from tasks.filter import annotated
 
@@ -121,6 +123,8 @@ async def prepare(run: step.Run) -> Prepared:
         StoreConflict: the run's name belongs to another configuration, or its inputs have changed since.
     """
     step.LISTENER.get().began("prepare", None, "")
+    if run.config.iterations:
+        refuse_untrainable(run.config.train, find_device())
     record = run_record(run.name, run.config)
     if await step.in_store_thread(run.store.run, run.name) is not None:
         run.record = await step.in_store_thread(run.store.create_run, record)

@@ -9,6 +9,7 @@ torch nor trl.
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -199,6 +200,24 @@ def accelerate_config(processes: int, device: Device) -> dict[str, Any]:
     }
 
 
+def refuse_untrainable(config: TrainConfig, device: Device) -> None:
+    """Say before anything is drawn what no trainer on this device could do.
+
+    Raises:
+        FemError: more processes than one, or Liger, without a GPU; Liger without its package.
+    """
+    _refuse_processes(config.num_processes, device)
+    if config.liger and device == "cpu":
+        raise FemError("train.liger needs a GPU, and this machine has none that torch can use. Set it to false.")
+    if config.liger and importlib.util.find_spec("liger_kernel") is None:
+        raise FemError("train.liger needs the package liger-kernel, which is not installed: pip install liger-kernel.")
+
+
+def _refuse_processes(processes: int, device: Device) -> None:
+    if device == "cpu" and processes > 1:
+        raise FemError(f"train.num_processes is {processes}, but this machine has no usable GPU. Set it to 1.")
+
+
 def launch_command(work_dir: Path, processes: int, device: Device) -> list[str]:
     """``accelerate launch`` with everything said, so that it neither asks nor guesses.
 
@@ -207,8 +226,7 @@ def launch_command(work_dir: Path, processes: int, device: Device) -> list[str]:
     Raises:
         FemError: several processes are asked for where there is no GPU.
     """
-    if device == "cpu" and processes > 1:
-        raise FemError(f"train.num_processes is {processes}, but this machine has no usable GPU. Set it to 1.")
+    _refuse_processes(processes, device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(work_dir / "accelerate.json")]

@@ -7,7 +7,6 @@ waits until the job's file is there.
 """
 
 import gc
-import importlib.util
 import inspect
 import os
 import resource
@@ -34,7 +33,7 @@ from fem_core.device import Device
 from fem_core.errors import FemError
 from fem_core.model import TOKENIZER_FILES, model_files
 from fem_core.schemas import TRAINING_LOG
-from fem_core.train.launch import PARENT, TrainJob, TrainProgress, optimizer_steps
+from fem_core.train.launch import PARENT, TrainJob, TrainProgress, optimizer_steps, refuse_untrainable
 from fem_core.train.probe import write_probe
 from fem_core.train.report import report
 from fem_core.train.saving import StateSaver, log_of
@@ -130,8 +129,7 @@ def make_trainer(job: TrainJob, device: Device) -> SFTTrainer:
         FemError: as ``trainable``; LoRA on the LM head; Liger without a GPU or its package.
     """
     config = job.config
-    if config.liger:
-        _refuse_without_liger(device)
+    refuse_untrainable(config, device)
     rows = load_dataset(
         "parquet",
         data_files=[str(file) for file in job.rationales],
@@ -160,13 +158,6 @@ def make_trainer(job: TrainJob, device: Device) -> SFTTrainer:
     stop_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     trainer.train_dataset = trainable(trainer.train_dataset, tokenizer, stop_ids, limit)
     return trainer
-
-
-def _refuse_without_liger(device: Device) -> None:
-    if device == "cpu":
-        raise FemError("train.liger needs a GPU, and this machine has none that torch can use. Set it to false.")
-    if importlib.util.find_spec("liger_kernel") is None:
-        raise FemError("train.liger needs the package liger-kernel, which is not installed: pip install liger-kernel.")
 
 
 def _lora(job: TrainJob) -> LoraConfig:

@@ -142,9 +142,23 @@ def test_a_given_completion_that_does_not_fit_is_refused_before_the_run() -> Non
             assert check_lengths(config, long, long, Letters(), 60).longest_sequence < 20  # type: ignore[arg-type]
             continue
         with pytest.raises(
-            FemError, match=r"1 of 1 training texts do not fit the model's context of 60 tokens; .* 13\d"
+            FemError, match=r"1 of 1 training texts do not fit the 60 tokens of the model's context .* 13\d"
         ):
             check_lengths(config, long, long, Letters(), 60)  # type: ignore[arg-type]
+
+
+def test_rows_that_train_max_length_does_not_allow_are_refused_before_the_run() -> None:
+    def checked(name: str, allowed: int) -> None:
+        config = config_of(name, sample={"max_tokens": 20}, train={"max_length": allowed})
+        check_lengths(config, long, long, Letters(), 900)  # type: ignore[arg-type]
+
+    long = [make_problem("x?", "one" * 9, "text")]
+    checked("rs", 22)  # x? and 20 tokens
+    with pytest.raises(FemError, match=r"train\.max_length is 21, and a training prompt of 2 tokens .* has 22\. Rows"):
+        checked("rs", 21)
+    checked("answer_only", 37)  # x?Answer: oneone...
+    with pytest.raises(FemError, match="1 of 1 training texts do not fit the 36 tokens"):
+        checked("answer_only", 36)
 
 
 def test_training_rows_are_as_long_as_their_prompt_and_what_is_given() -> None:

@@ -1,6 +1,7 @@
 """The trainer's command line as accelerate itself reads it, and what is refused before anything starts."""
 
 import asyncio
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from fem_core.train.launch import (
     accelerate_config,
     environment,
     launch_command,
+    refuse_untrainable,
     train,
 )
 
@@ -174,3 +176,15 @@ def test_one_trainer_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert environment(1, "cuda")["CUDA_VISIBLE_DEVICES"] == "3"
     assert environment(2, "cuda")["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_what_no_trainer_here_can_do_is_refused_before_anything_is_drawn() -> None:
+    refuse_untrainable(TrainConfig(), "cpu")
+    refuse_untrainable(TrainConfig(num_processes=2), "cuda")
+    with pytest.raises(FemError, match=r"num_processes is 2, but this machine has no usable GPU\. Set it to 1"):
+        refuse_untrainable(TrainConfig(num_processes=2), "cpu")
+    with pytest.raises(FemError, match=r"train\.liger needs a GPU"):
+        refuse_untrainable(TrainConfig(liger=True), "cpu")
+    if importlib.util.find_spec("liger_kernel") is None:
+        with pytest.raises(FemError, match="pip install liger-kernel"):
+            refuse_untrainable(TrainConfig(liger=True), "cuda")
