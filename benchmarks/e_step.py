@@ -3,7 +3,8 @@
 ``python -m benchmarks.e_step [--parts draws rs overlap] [--problems 96] [--repeats 3] [--model FOLDER]`` draws for problems
 of the demo's kind with the engine host of a run, its part files and all, and repeats exactly these draws (same prompts,
 same number of tokens) with ``vllm.LLM.generate``, everything handed in at once, in processes that live side by side and
-work in turn. ``default`` is vLLM with what a CPU needs to run at all, ``tuned`` has the engine arguments of the host.
+work in turn. ``default`` is vLLM with what a CPU needs to run at all, ``tuned`` has the engine
+arguments, kernels and environment of the host.
 
 - draws: one draw per problem (pps). Ratio of tokens per second.
 - rs: rejection sampling with a budget of 8 on problems of mixed difficulty, beside ``generate(n=8)`` of ``default`` for
@@ -66,7 +67,12 @@ class Alone:
     """``vllm.LLM`` in a process of its own, which answers a line of JSON with one."""
 
     def __init__(self, way: str, model: Path) -> None:
-        env = {**os.environ, **environment("cpu"), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        needed = {
+            name: value
+            for name, value in environment("cpu").items()
+            if way == "tuned" or not name.startswith("MALLOC_")
+        }
+        env = {**os.environ, **needed, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
         if (library := preload()) is not None:
             env["LD_PRELOAD"] = library
         command = [sys.executable, "-m", "benchmarks.e_step", "--serve", way, str(model)]

@@ -61,6 +61,9 @@ def environment(device: Device) -> dict[str, str]:
         # Even an eager engine compiles one small kernel for log-probabilities: that needs a C++ compiler, and its
         # command line breaks where the environment lies in a path with spaces.
         "TORCH_COMPILE_DISABLE": "1",
+        # glibc else gives the tensors of a step back to the system when it ends, and clears their pages in the next.
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
     }
 
 
