@@ -108,8 +108,12 @@ def named(run: str) -> Iterator[None]:
 
 async def in_store_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run a blocking store call in a thread kept for such calls, off the event loop; it knows its run, as the caller does."""
+    return await _store_call(function, *args, **kwargs)
+
+
+def _store_call(function: Callable[..., T], *args: Any, **kwargs: Any) -> "asyncio.Future[T]":
     call = partial(copy_context().run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_store_threads, call)
+    return asyncio.get_running_loop().run_in_executor(_store_threads, call)
 
 
 @dataclass
@@ -135,14 +139,16 @@ class Run:
 
     async def put(self, artifact: str, folder: Path) -> list[FileRecord]:
         """Store a folder's files, as long as this process may write the run."""
-        upload = asyncio.ensure_future(in_store_thread(self.store.put_directory, artifact, folder, self.still))
+        # No task of its own: an event loop that ends cancels all tasks, and the thread would go on unknown.
+        upload = _store_call(self.store.put_directory, artifact, folder, self.still)
         self.uploads.add(upload)
         upload.add_done_callback(self._uploaded)
         return await asyncio.shield(upload)
 
     def _uploaded(self, upload: "asyncio.Future[list[FileRecord]]") -> None:
         self.uploads.discard(upload)
-        upload.exception()  # so that nobody misses it where the task that waited for it was cancelled
+        if not upload.cancelled():
+            upload.exception()  # so that nobody misses it where the task that waited for it was cancelled
 
     async def folder(self, checkpoint: Manifest) -> Path:
         """Local, verified folder of a checkpoint; the base model's own folder for iteration 0."""
