@@ -3,8 +3,8 @@
 ``python -m benchmarks.e_step [--parts draws rs overlap] [--problems 96] [--repeats 3] [--model FOLDER]`` draws for problems
 of the demo's kind with the engine host of a run, its part files and all, and repeats exactly these draws (same prompts,
 same number of tokens) with ``vllm.LLM.generate``, everything handed in at once, in processes that live side by side and
-work in turn. ``default`` is vLLM with what a CPU needs to run at all, ``tuned`` has the engine
-arguments, kernels and environment of the host.
+work in turn. ``default`` is vLLM with what a CPU needs to run at all, ``tuned`` has the engine arguments, kernels and
+environment of the host.
 
 - draws: one draw per problem (pps). Ratio of tokens per second.
 - rs: rejection sampling with a budget of 8 on problems of mixed difficulty, beside ``generate(n=8)`` of ``default`` for

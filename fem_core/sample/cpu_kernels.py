@@ -18,6 +18,12 @@ PROVIDER = "fem_cpu"
 PRIORITY = {"rms_norm": [PROVIDER, "native"], "fused_add_rms_norm": [PROVIDER, "native"]}
 """For ``EngineArgs``. The kernels are asked for each input, and vLLM's way computes what they do not take."""
 
+SEEDS = 2**31
+"""vLLM's seeds of single tokens are below it."""
+
+_BLOCK = 256
+"""Entries of the vocabulary that are summed up before one of them is chosen."""
+
 
 def register() -> bool:
     """Make the kernels known to vLLM in this process, before an engine is made. May be called twice.
@@ -75,13 +81,6 @@ def _register_norms(ops: Any, kernels: Any) -> None:
 def _unranked(logprobs: Any, drawn: Any) -> Any:
     """In place of the drawn tokens' ranks: zeros of shape (draws,)."""
     return drawn.new_zeros(logprobs.shape[0]).long()
-
-
-_BLOCK = 256
-"""Entries of the vocabulary that are summed up before one of them is chosen."""
-
-SEEDS = 2**31
-"""vLLM's seeds are below it."""
 
 
 def draw_tokens(logits: Any, seeds: Any) -> Any:

@@ -207,8 +207,8 @@ def test_merged_adapters_are_called_that(tmp_path: Path) -> None:
 
 
 def test_a_base_model_in_a_folder_is_named_without_its_path(tmp_path: Path) -> None:
-    front, body, _ = card_of(tmp_path, "/home/jane/models/secret-1b")
-    assert front["base_model"] == "secret-1b" and "jane" not in body
+    front, body, _ = card_of(tmp_path, "/home/owner/models/secret-1b")
+    assert front["base_model"] == "secret-1b" and "owner" not in body
 
 
 def test_text_from_elsewhere_cannot_leave_its_place(tmp_path: Path) -> None:

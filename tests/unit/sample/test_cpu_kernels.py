@@ -1,21 +1,24 @@
 """Tokens drawn by looking up one random number are distributed as the softmax says."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+import torch
+from scipy.stats import chisquare
 
-torch = pytest.importorskip("torch")
+from fem_core.sample.cpu_kernels import SEEDS, _find, draw_tokens
+from fem_core.sample.engine_settings import environment
 
-from fem_core.sample.cpu_kernels import SEEDS, _find, draw_tokens  # noqa: E402
 
-
-def seeds(count: int, seed: int = 0) -> "torch.Tensor":
+def seeds(count: int, seed: int = 0) -> torch.Tensor:
     """As vLLM draws them."""
     return torch.randint(0, SEEDS, (count,), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("vocabulary", [7, 256, 1000])
 def test_draws_follow_the_softmax(vocabulary: int) -> None:
-    from scipy.stats import chisquare
-
     logits = 2 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(1))
     logits[::5] = -torch.inf
     count = 200_000
@@ -56,12 +59,6 @@ def test_a_seed_draws_the_same_token_in_any_batch() -> None:
 @pytest.mark.slow
 def test_the_engine_draws_with_it() -> None:
     """In a process of its own: vLLM changes the one that imports it. Without its kernel nothing is changed."""
-    import os
-    import subprocess
-    import sys
-
-    from fem_core.sample.engine_settings import environment
-
     code = (
         "import torch\nfrom fem_core.sample import cpu_kernels\ncpu_kernels.register()\n"
         "from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler\n"
